@@ -1,0 +1,319 @@
+//! The interface of a storage backend: the trait that authors implement and the host calls.
+//!
+//! `query.rs` has what reading asks and answers, `capabilities.rs` what a backend says of itself before it is opened.
+//! Stores that only keep documents implement [`DocumentStore`](crate::DocumentStore) instead.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+
+pub use crate::abi::Item;
+use crate::capabilities::{ChildDescription, Description};
+use crate::error::{Error, Result};
+use crate::model::body::Hash;
+use crate::model::state::State;
+use crate::model::status::Status;
+use crate::query::{BlobPage, Counts, Fields, Health, Page, Prune, Pruned, Query};
+
+/// A configured instance that stores evaluations.
+///
+/// Calls come from several threads at once (at most [`Capabilities::parallel_calls`](crate::Capabilities)), are
+/// synchronous, and should be back before [`Call::deadline`]. What is passed in is borrowed for the call.
+/// A panic is caught and answered as [`ErrorKind::Internal`](crate::ErrorKind::Internal).
+pub trait Backend: Send + Sync + 'static {
+    /// Joins states into the stored ones; the only write.
+    ///
+    /// # Behavior
+    /// - There is one answer for each item, in the items' order.
+    /// - A bad item is answered `Rejected` and does not take its neighbours along.
+    /// - What is answered `Durable` survives a crash of the process and of the machine from that moment on.
+    /// - Merging the same item again answers `Unchanged`.
+    /// - An id that occurs twice in a batch counts as two merges.
+    ///
+    /// # Errors
+    /// An error of the whole call means that nothing is known of any item; all are merged again.
+    fn merge(&self, call: &Call, batch: &[Item<'_>]) -> Result<Vec<Answer>>;
+
+    /// Reads states.
+    ///
+    /// # Behavior
+    /// - There is one answer for each id, in the ids' order; none where nothing is stored.
+    /// - `incomplete` says that only a part of the state could be seen.
+    /// - What was answered to a merge is seen by every read that begins afterwards.
+    ///
+    /// # Errors
+    /// When the states cannot be read; never for an id that is not stored.
+    fn get(&self, call: &Call, ids: &[&str], fields: Fields) -> Result<Vec<Option<Found>>>;
+
+    /// Reads a page of states.
+    ///
+    /// # Behavior
+    /// - In id order every state that is there from the first page to the last is seen exactly once, whatever else is
+    ///   merged or deleted meanwhile.
+    /// - A page without a cursor is the last one.
+    ///
+    /// # Errors
+    /// `Configuration` for an order that the capabilities do not name, or a cursor that this backend did not give.
+    fn list(&self, call: &Call, query: &Query) -> Result<Page>;
+
+    /// How many evaluations there are in each status.
+    ///
+    /// # Errors
+    /// When they cannot be counted, or the capabilities do not offer it.
+    fn counts(&self, call: &Call) -> Result<Counts> {
+        let _ = call;
+        Err(Error::not_offered("counts"))
+    }
+
+    /// Removes states; nothing remembers that they were there.
+    ///
+    /// # Behavior
+    /// - There is one answer for each item, in the items' order.
+    /// - With a digest, the state is removed only if it still has that digest.
+    ///
+    /// # Errors
+    /// An error of the whole call means that nothing is known of any item.
+    fn delete(&self, call: &Call, items: &[Delete<'_>]) -> Result<Vec<Deleted>>;
+
+    /// How the backend is; cheap, and never waits.
+    fn health(&self) -> Health;
+
+    /// Makes everything that was answered durable, as far as the backend ever does.
+    ///
+    /// # Errors
+    /// When that failed; what was answered `Durable` is so regardless.
+    fn flush(&self, call: &Call) -> Result<()>;
+
+    /// Ends everything that runs and frees what is held. Called once, last; no other call follows.
+    ///
+    /// # Errors
+    /// When something could not be ended; the backend is dropped all the same.
+    fn close(&self, call: &Call) -> Result<()>;
+
+    /// Removes old terminal evaluations, at most as many as asked; called again until nothing is left.
+    ///
+    /// # Errors
+    /// When it failed, or the capabilities do not offer it.
+    fn prune(&self, call: &Call, prune: &Prune) -> Result<Pruned> {
+        let _ = (call, prune);
+        Err(Error::not_offered("prune"))
+    }
+
+    /// Stores a blob under a key; storing it again only makes it younger.
+    ///
+    /// # Errors
+    /// When it is not durable, or the capabilities do not offer it.
+    fn put_blob(&self, call: &Call, key: &str, bytes: &[u8]) -> Result<()> {
+        let _ = (call, key, bytes);
+        Err(Error::not_offered("put_blob"))
+    }
+
+    /// Reads a blob; none if there is none of that key.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the capabilities do not offer it.
+    fn get_blob(&self, call: &Call, key: &str) -> Result<Option<Vec<u8>>> {
+        let _ = (call, key);
+        Err(Error::not_offered("get_blob"))
+    }
+
+    /// Lists blobs in key order, behind a key.
+    ///
+    /// # Errors
+    /// When they cannot be listed, or the capabilities do not offer it.
+    fn scan_blobs(&self, call: &Call, after: &str, limit: usize) -> Result<BlobPage> {
+        let _ = (call, after, limit);
+        Err(Error::not_offered("scan_blobs"))
+    }
+
+    /// Removes a blob if it was not stored again since a time (microseconds). True if it is gone.
+    ///
+    /// # Errors
+    /// When it failed, or the capabilities do not offer it.
+    fn delete_blob(&self, call: &Call, key: &str, untouched_since: i64) -> Result<bool> {
+        let _ = (call, key, untouched_since);
+        Err(Error::not_offered("delete_blob"))
+    }
+}
+
+/// How an instance of a backend is made. What [`export_backend!`](crate::export_backend) exports implements it.
+pub trait OpenBackend: Backend + Sized {
+    /// The options of the configuration; say `#[serde(deny_unknown_fields)]`, so that a typing error is found.
+    type Options: DeserializeOwned;
+
+    /// Says what an instance of these options would be, and what is wrong with them. Has no side effects.
+    fn check(options: &Self::Options, children: &[ChildDescription]) -> Description;
+
+    /// Opens an instance.
+    ///
+    /// # Errors
+    /// `Configuration` stops a start; `Unavailable` is tried again.
+    fn open(options: Self::Options, opening: Opening) -> Result<Self>;
+}
+
+/// What an instance is given when it is opened.
+pub struct Opening {
+    /// The instance's name in the configuration.
+    pub instance: String,
+    /// The backends below a layer, in the configuration's order.
+    pub children: Vec<Child>,
+    /// Until when `open` should be back.
+    pub deadline: Instant,
+    /// The way to the host's metrics; logs are `tracing` events.
+    pub host: crate::plugin_host::Host,
+}
+
+impl std::fmt::Debug for Opening {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Opening").field("instance", &self.instance).finish_non_exhaustive()
+    }
+}
+
+/// A backend below a layer. The host has wrapped it: every call has a deadline and may come from any thread.
+#[derive(Clone)]
+pub struct Child {
+    /// The role it plays, say `primary`.
+    pub role: String,
+    /// Its name in the configuration.
+    pub name: String,
+    /// What it said of itself.
+    pub description: ChildDescription,
+    /// The backend.
+    pub backend: Arc<dyn Backend>,
+}
+
+impl std::fmt::Debug for Child {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Child").field("role", &self.role).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// What every call carries.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// Until when the answer is of use.
+    pub deadline: Instant,
+    /// How often the same call failed before; 0 at first.
+    pub attempt: u32,
+}
+
+impl Call {
+    /// A first call that has this long.
+    #[must_use]
+    pub fn with_budget(budget: Duration) -> Self {
+        Self { deadline: Instant::now() + budget, attempt: 0 }
+    }
+
+    /// How long there is left.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// The same call with at most this long; a layer gives its children no more than it has.
+    #[must_use]
+    pub fn at_most(&self, budget: Duration) -> Self {
+        Self { deadline: self.deadline.min(Instant::now() + budget), ..*self }
+    }
+}
+
+/// What became of one item of a merge.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// What happened.
+    pub outcome: Outcome,
+    /// The evaluation's status afterwards, if it is known.
+    pub status: Option<Status>,
+    /// What survives a crash from now on.
+    pub durability: Durability,
+    /// The instance that took the item; none stands for the one that was called.
+    pub taken_by: Option<Arc<str>>,
+}
+
+impl Answer {
+    /// An item that was taken.
+    #[must_use]
+    pub fn new(outcome: Outcome, status: Option<Status>, durability: Durability) -> Self {
+        Self { outcome, status, durability, taken_by: None }
+    }
+
+    /// An item that was not taken.
+    #[must_use]
+    pub fn rejected(error: Error) -> Self {
+        Self::new(Outcome::Rejected(error), None, Durability::Volatile)
+    }
+
+    /// The answer as the instance gives it that is not the one that was called.
+    #[must_use]
+    pub fn taken_by(mut self, instance: &Arc<str>) -> Self {
+        self.taken_by.get_or_insert_with(|| Arc::clone(instance));
+        self
+    }
+}
+
+/// What a merge did with an item.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Nothing was stored under the id before.
+    Created,
+    /// The stored state changed.
+    Updated,
+    /// The stored state knew it all already.
+    Unchanged,
+    /// Taken for later; how it relates to what is stored is not known.
+    Accepted,
+    /// Not taken.
+    Rejected(Error),
+}
+
+/// What a crash leaves of what was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Durability {
+    /// A crash of the process may lose it.
+    Volatile,
+    /// It survives a crash of the process and of the machine.
+    Durable,
+}
+
+impl Durability {
+    /// `volatile` or `durable`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Volatile => "volatile",
+            Self::Durable => "durable",
+        }
+    }
+}
+
+/// A state that was read.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// What is stored.
+    pub state: State,
+    /// Only a part of what is stored could be seen.
+    pub incomplete: bool,
+}
+
+/// One item to delete.
+#[derive(Clone, Copy, Debug)]
+pub struct Delete<'a> {
+    /// The evaluation's id.
+    pub id: &'a str,
+    /// Delete only a state of this digest ([`State::digest`]).
+    pub digest: Option<&'a Hash>,
+}
+
+/// What became of one item of a delete.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Deleted {
+    /// It was there and is gone.
+    Deleted,
+    /// It was not there.
+    Absent,
+    /// Its state has another digest; it is still there.
+    Differs,
+    /// It could not be deleted.
+    Failed(Error),
+}
