@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 use super::body::{Body, Reference, from_hex, to_hex};
 use super::json;
 use super::names::intern;
-use super::register::{EventStamp, Register, Rule, Value, reference_json};
+use super::register::{EventStamp, Register, Rule, Value};
 use super::state::State;
 
 /// The format that this version writes, and the newest that it reads.
@@ -94,8 +94,8 @@ pub fn write(state: &State) -> String {
 /// The keys `first` or `last` stand before; these follow in the order of their names.
 fn write_value(out: &mut String, register: &Register) {
     if let Value::Body(body) = &register.value {
-        match body.as_reference() {
-            Some(reference) => push(out, format_args!(",\"reference\":{}", reference_json(reference))),
+        match body.reference_json() {
+            Some(reference) => push(out, format_args!(",\"reference\":{reference}")),
             None => push(out, format_args!(",\"sha256\":\"{}\"", to_hex(body.hash()))),
         }
     }
@@ -167,7 +167,10 @@ pub fn read(text: &str) -> Result<State, StoredError> {
     let events: Vec<EventStamp> = stored.events.into_iter().map(|(id, time)| EventStamp::new(time, &*id)).collect();
     let mut state = State::new();
     for (name, register) in stored.registers {
-        state.set(read_register(&name, register, &events).map_err(|reason| malformed(format!("register `{name}`: {reason}")))?);
+        state.set(
+            read_register(&name, register, &events)
+                .map_err(|reason| malformed(format!("register `{name}`: {reason}")))?,
+        );
     }
     Ok(state)
 }
