@@ -5,6 +5,7 @@
 pub mod config;
 pub mod event;
 pub mod http;
+pub mod plugin;
 pub mod secret;
 pub mod source;
 pub mod storage;

@@ -375,7 +375,8 @@ fn is_away(error: &Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use storage_plugin_api::{EventStamp, State, Status, with_items};
+    use storage_plugin_api::abi::with_items;
+    use storage_plugin_api::{EventStamp, State, Status};
 
     use super::super::testing::{TestBackend, TestMeter, eventually, guarded, quick};
     use super::*;
