@@ -236,3 +236,74 @@ fn abilities(capabilities: &Capabilities) -> String {
     words.extend(offered.into_iter().filter(|(offered, _)| *offered).map(|(_, word)| word.to_owned()));
     words.join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::testing::{TestPlugins, backends, quick};
+    use super::*;
+
+    fn explanation() -> Explanation {
+        let backends = backends(&[
+            ("root", "layer", &[("primary", &["both"]), ("cache", &["hot"])], json!({})),
+            ("both", "layer", &[("primary", &["disk"]), ("shadow", &["ram"])], json!({})),
+            ("disk", "store", &[], json!({ "durable": true, "note": "writes to ./data" })),
+            ("ram", "store", &[], json!({})),
+            ("hot", "store", &[], json!({ "evicting": true })),
+            ("spare", "store", &[], json!({})),
+        ]);
+        Plan::of(&quick(), &backends, &TestPlugins::default()).expect("all fits").explain()
+    }
+
+    #[test]
+    fn the_tree_is_drawn_with_what_each_node_promises() {
+        let mut explanation = explanation();
+        let setting = |key: &str, value: &str, origin: &str| Setting {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            origin: origin.to_owned(),
+        };
+        explanation.settings = vec![
+            setting("redis.url", "redis://redis:6379", "default"),
+            setting("storage.backend", "root", "worker.toml:3"),
+        ];
+
+        let expected = "\
+root (layer 1.2.3)
+│ volatile: a crash of the process may lose what it answered as stored
+│ shared, 4 calls at once, lists by id, lists newest first, counts
+├─ primary: both (layer 1.2.3)
+│  │ volatile: a crash of the process may lose what it answered as stored
+│  │ shared, 4 calls at once, lists by id, lists newest first, counts
+│  ├─ primary: disk (store 1.2.3)
+│  │    durable: what it answers as stored survives a crash of the process and of the machine
+│  │    shared, 4 calls at once, lists by id, lists newest first, counts
+│  │    writes to ./data
+│  └─ shadow: ram (store 1.2.3)
+│       volatile: a crash of the process may lose what it answered as stored
+│       shared, 4 calls at once, lists by id, lists newest first, counts
+└─ cache: hot (store 1.2.3)
+     evicting: may forget by itself what it holds
+     shared, 4 calls at once, lists by id, lists newest first, counts
+
+Guarantee: volatile. A crash may lose confirmed evaluations, because of `ram`; each confirmation says which.
+Configured, but not part of the tree: spare.
+
+Configuration:
+  redis.url        redis://redis:6379  default
+  storage.backend  root                worker.toml:3
+";
+        assert_eq!(explanation.to_text(), expected);
+    }
+
+    #[test]
+    fn programs_get_the_same_as_json() {
+        let json = serde_json::to_value(explanation()).expect("plain values");
+
+        assert_eq!(json["tree"]["children"][0]["children"][1]["name"], "ram");
+        assert_eq!(json["tree"]["children"][1]["role"], "cache");
+        assert_eq!(json["tree"]["capabilities"]["parallel_calls"], 4);
+        assert_eq!(json["unused"], json!(["spare"]));
+    }
+}

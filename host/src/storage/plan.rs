@@ -11,7 +11,7 @@ use storage_plugin_api::{Capabilities, ChildDescription, Description, Error, Rol
 use super::config::{self, BackendConfig, Backends, Config, Guarantee};
 use super::deadline::{Missed, within};
 use super::plugin::{About, Plugin, PluginSource};
-use super::problem::{Problem, Problems, chain};
+use super::problem::{Problem, Problems};
 use crate::suggest::{list, suggest};
 
 /// A tree of backends that fit together. Children stand before their parents, the root last.
@@ -124,7 +124,7 @@ impl Planner<'_> {
         let plugin = match self.plugins.load(&backend.plugin, backend.sha256.as_deref()) {
             Ok(plugin) => plugin,
             Err(error) => {
-                self.problems.add(name, &["plugin"], format!("`backends.{name}`: {}", chain(&*error)));
+                self.problems.add(name, &["plugin"], format!("`backends.{name}`: {}", error));
                 return None;
             }
         };

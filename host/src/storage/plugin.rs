@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
-use storage_plugin_api::{Backend, Child, ChildDescription, Description, Result};
+use storage_plugin_api::{Backend, Child, ChildDescription, Description, Durability, Result};
 
 /// Where plugins come from.
 pub trait PluginSource: Send + Sync {
@@ -14,7 +14,7 @@ pub trait PluginSource: Send + Sync {
     /// The same one again costs nothing.
     ///
     /// # Errors
-    /// When there is none, or it cannot be trusted or used; the text says what to do.
+    /// When there is none, or it cannot be trusted or used; the text says why and what to do.
     fn load(
         &self,
         plugin: &str,
@@ -33,12 +33,20 @@ pub trait Plugin: Send + Sync {
     /// When the plugin failed to answer.
     fn check(&self, instance: &str, options: &Value, children: &[ChildDescription]) -> Result<Description>;
 
-    /// Opens an instance.
+    /// Opens an instance. Blocks, and may do so for ever: the caller waits on another thread.
+    ///
+    /// `durability` is what its description promised.
     ///
     /// # Errors
     /// `Configuration` stops a start; `Unavailable` and `Overloaded` are tried again.
-    fn open(&self, instance: &str, options: &Value, children: Vec<Child>, budget: Duration)
-    -> Result<Arc<dyn Backend>>;
+    fn open(
+        &self,
+        instance: &str,
+        options: &Value,
+        children: Vec<Child>,
+        durability: Durability,
+        budget: Duration,
+    ) -> Result<Arc<dyn Backend>>;
 }
 
 /// What people are told of a plugin.

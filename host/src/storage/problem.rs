@@ -41,15 +41,3 @@ impl fmt::Display for Problems {
 }
 
 impl Error for Problems {}
-
-/// The texts of an error and of its causes in one line.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}

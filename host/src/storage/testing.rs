@@ -58,7 +58,7 @@ impl TestBackend {
     }
 
     pub(crate) fn is_away(&self) {
-        self.set_fault(|_| Err(Error::unavailable("the disk is gone")));
+        self.set_fault(|call| if call == "drop" { Ok(()) } else { Err(Error::unavailable("the disk is gone")) });
     }
 
     /// From now on every call hangs until what is returned is dropped. The receiver is told of each.
@@ -302,7 +302,14 @@ impl Plugin for TestPlugin {
         Ok(Description { capabilities, roles, problems, notes })
     }
 
-    fn open(&self, name: &str, options: &Value, children: Vec<Child>, _: Duration) -> Result<Arc<dyn Backend>> {
+    fn open(
+        &self,
+        name: &str,
+        options: &Value,
+        children: Vec<Child>,
+        _: Durability,
+        _: Duration,
+    ) -> Result<Arc<dyn Backend>> {
         let attempt = self.attempts.fetch_add(1, Ordering::Relaxed);
         match options["open"].as_str() {
             Some("configuration") => return Err(Error::configuration("the path is a file")),
