@@ -75,6 +75,8 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     /// Where its values came from.
     pub origins: Origins,
+    /// What is not wrong, yet probably not meant: variables and backends that are of no use.
+    pub notes: Vec<String>,
 }
 
 impl Loaded {
@@ -95,12 +97,15 @@ impl Loaded {
         let environment = environment::apply(&mut tree, environment, &parsed.variables);
         let origins = Origins::of(&tree);
         let config: Config = deserialize::from_tree(tree).map_err(ConfigError::Problems)?;
-        environment.map_err(|problem| ConfigError::Problems(vec![problem]))?;
+        let mut notes = environment.map_err(|problem| ConfigError::Problems(vec![problem]))?;
         let problems = check::problems(&config, &origins);
         if !problems.is_empty() {
             return Err(ConfigError::Problems(problems));
         }
-        Ok(Self { config, file: file.map(Path::to_path_buf), origins })
+        notes.extend(storage::config::unused(&config.storage, &config.backends).map(|name| {
+            format!("the backend `{name}` is not below the root `{}` and will not be opened", config.storage.backend)
+        }));
+        Ok(Self { config, file: file.map(Path::to_path_buf), origins, notes })
     }
 
     /// Every value with its key and origin, secrets redacted.

@@ -2,6 +2,7 @@
 //!
 //! `main → cli → app → parts → leaves`; see `docs/architecture.md`.
 
+pub mod cli;
 pub mod config;
 pub mod event;
 pub mod http;
@@ -9,5 +10,6 @@ pub mod secret;
 pub mod source;
 pub mod storage;
 pub mod suggest;
+pub mod telemetry;
 pub mod units;
 pub mod worker;
