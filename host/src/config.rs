@@ -12,7 +12,6 @@ mod origins;
 mod parse;
 mod tree;
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -116,11 +115,11 @@ impl Loaded {
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
-    let bytes =
-        std::fs::read(path).map_err(|source: io::Error| ConfigError::Read { path: path.to_path_buf(), source })?;
+    let bytes = std::fs::read(path).map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
     String::from_utf8(bytes).map_err(|error| {
         let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
-        ConfigError::NotText { path: path.to_path_buf(), line }
+        let place = Origin::File { path: path.into(), line };
+        ConfigError::Problems(vec![Problem::new(&place, "", "not UTF-8; save the file as UTF-8")])
     })
 }

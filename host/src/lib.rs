@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod error_chain;
 pub mod event;
 pub mod http;
 pub mod secret;

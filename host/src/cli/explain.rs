@@ -14,15 +14,15 @@ use crate::config::{Loaded, Setting};
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Arguments {
-    /// Leave out values that are defaults
+    /// Show only the values that somebody gave, no defaults
     #[arg(long)]
-    changed: bool,
+    given: bool,
 }
 
 const AFTER_HELP: &str = "\
 Examples:
   storage-worker explain
-  STORAGE_BACKEND=memory storage-worker explain --changed
+  STORAGE_BACKEND=memory storage-worker explain --given
 
 Secrets are shown as [redacted].
 
@@ -32,7 +32,7 @@ Exit codes: 0 done, 2 wrong usage or configuration";
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let loaded = global.load()?;
     let mut settings = loaded.settings();
-    if arguments.changed {
+    if arguments.given {
         settings.retain(|setting| setting.origin != crate::config::Origin::Default);
     }
     let root = tree(&loaded, "", &loaded.config.storage.backend);
@@ -96,7 +96,10 @@ fn draw_children(node: &Node<'_>, indent: &str, text: &mut String) {
 fn table(settings: &[Setting]) -> String {
     let rows: Vec<_> = settings
         .iter()
-        .map(|setting| (setting.key.as_str(), setting.value.to_string(), setting.origin.to_string()))
+        .map(|setting| {
+            let value = if setting.value.is_null() { "none".to_owned() } else { setting.value.to_string() };
+            (setting.key.as_str(), value, setting.origin.to_string())
+        })
         .collect();
     let keys = rows.iter().map(|(key, _, _)| key.chars().count()).max().unwrap_or_default();
     let values = rows.iter().map(|(_, value, _)| value.chars().count().min(48)).max().unwrap_or_default();

@@ -39,29 +39,31 @@ Examples:
 
 Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration";
 
+const GLOBAL: &str = "Options of every command";
+
 /// The arguments that every command takes.
 #[derive(Args, Debug)]
 struct Global {
     /// Configuration file [default: ./storage-worker.toml if it is there]
-    #[arg(long, global = true, value_name = "FILE", env = "STORAGE_WORKER_CONFIG", hide_env_values = true)]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "FILE", env = "STORAGE_WORKER_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
 
     /// Set a key of the configuration, over file and environment; may be repeated
     ///
     /// VALUE is TOML, or else text: --set worker.lanes=8 --set redis.url=redis://localhost
-    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    #[arg(long = "set", global = true, help_heading = GLOBAL, value_name = "KEY=VALUE")]
     settings: Vec<String>,
 
     /// What answers look like: for people, or for programs
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_enum, default_value_t, value_name = "FORMAT")]
     output: Output,
 
     /// What log lines look like [default: json for run, else pretty]
-    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_enum, value_name = "FORMAT")]
     log_format: Option<LogFormatArgument>,
 
     /// What is logged: error, warn, info, debug, trace, or a filter [default: info for run, else warn]
-    #[arg(long, global = true, value_name = "LEVEL", env = "RUST_LOG", hide_env_values = true)]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "LEVEL", env = "RUST_LOG", hide_env_values = true)]
     log_level: Option<String>,
 }
 

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use serde_json::Value;
 
 use crate::config::{ConfigError, Origin, Problem};
+use crate::error_chain::with_causes;
 use crate::secret::redact_url;
 
 /// What answers look like.
@@ -43,7 +44,9 @@ pub(crate) fn print_note(note: &str) {
 pub(crate) fn print_error(error: &anyhow::Error) {
     let text = match error.downcast_ref::<ConfigError>() {
         Some(ConfigError::Problems(problems)) => problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n"),
-        Some(ConfigError::Read { .. } | ConfigError::NotText { .. }) | None => format!("error: {error:#}"),
+        Some(ConfigError::Read { .. }) | None => {
+            format!("error: {}", with_causes(error.as_ref()))
+        }
     };
     let _ = writeln!(io::stderr(), "{}", redact_url(&text));
 }

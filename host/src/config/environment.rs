@@ -110,7 +110,9 @@ fn choose_root(tree: &mut Table, environment: &Environment) -> Result<Option<Str
             "`storage.backend` is missing; name the backend that everything goes to, one of {}",
             list(&configured)
         );
-        return Err(Problem::new(&Origin::Default, "storage.backend", message));
+        let backends = tree.0.iter().find(|entry| entry.key == "backends");
+        let place = backends.map_or(Origin::Default, |entry| entry.origin.clone());
+        return Err(Problem::new(&place, "storage.backend", message));
     }
     let plugin = if environment.get(DATABASE_URL).is_some() { "postgres" } else { "file" };
     let root = built_in(tree, environment, plugin, &Origin::Default)?;
@@ -133,9 +135,7 @@ fn built_in(tree: &mut Table, environment: &Environment, plugin: &str, origin: &
         }
     }
     if plugin == "postgres" && environment.get(DATABASE_URL).is_none() {
-        let message = format!(
-            "`{plugin}` needs `{DATABASE_URL}`, which is not set; set it to postgres://user:password@host/name"
-        );
+        let message = format!("`{plugin}` needs `{DATABASE_URL}`, which is not set; set it to the URL of the database");
         return Err(Problem::new(origin, "storage.backend", message));
     }
     tree.put(&["backends", plugin, "plugin"], Node::text(plugin, origin.clone()));
@@ -315,6 +315,9 @@ mod tests {
     fn a_file_with_backends_must_name_the_root() {
         let error = applied("[backends.a]\nplugin = 'file'", &[]).expect_err("no root");
 
-        assert_eq!(error, "`storage.backend` is missing; name the backend that everything goes to, one of `a`");
+        assert_eq!(
+            error,
+            "x.toml:1: `storage.backend` is missing; name the backend that everything goes to, one of `a`"
+        );
     }
 }

@@ -13,6 +13,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::error_chain::with_causes;
 use crate::secret::{REDACTED, is_secret_name, redact_url, redact_value};
 
 /// A field of this name holds a JSON object, whose entries take its place.
@@ -172,9 +173,7 @@ impl Visit for Fields {
     }
 
     fn record_error(&mut self, field: &Field, error: &(dyn std::error::Error + 'static)) {
-        let causes = std::iter::successors(error.source(), |cause| cause.source());
-        let text = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
-        self.text(field.name(), &text);
+        self.text(field.name(), &with_causes(error));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {

@@ -176,7 +176,6 @@ impl fmt::Debug for Metrics {
 }
 
 impl Handles {
-    #[expect(clippy::too_many_lines, reason = "one statement for each metric")]
     fn new(registry: &mut Registry) -> Self {
         macro_rules! register {
             ($metric:expr, $name:literal, $help:literal) => {{
