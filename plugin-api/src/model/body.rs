@@ -38,7 +38,8 @@ pub struct Body {
 #[derive(Clone, Debug)]
 enum Content {
     Text(Arc<str>),
-    Reference(Arc<Reference>),
+    /// The reference and its canonical JSON, which is how it is lent to a backend.
+    Reference(Arc<(Reference, String)>),
 }
 
 impl Body {
@@ -58,7 +59,9 @@ impl Body {
     #[must_use]
     pub fn reference(reference: Reference) -> Self {
         let hash = OnceLock::from(reference.sha256);
-        Self { content: Content::Reference(Arc::new(reference)), hash }
+        // The fields are declared in the order of their names, so serde writes them sorted.
+        let json = serde_json::to_string(&reference).expect("a reference has only text and numbers");
+        Self { content: Content::Reference(Arc::new((reference, json))), hash }
     }
 
     /// The text, if it is here.
@@ -75,7 +78,16 @@ impl Body {
     pub fn as_reference(&self) -> Option<&Reference> {
         match &self.content {
             Content::Text(_) => None,
-            Content::Reference(reference) => Some(reference),
+            Content::Reference(reference) => Some(&reference.0),
+        }
+    }
+
+    /// The canonical JSON of the reference, if the text is elsewhere.
+    #[must_use]
+    pub fn reference_json(&self) -> Option<&str> {
+        match &self.content {
+            Content::Text(_) => None,
+            Content::Reference(reference) => Some(&reference.1),
         }
     }
 
@@ -84,7 +96,7 @@ impl Body {
     pub fn hash(&self) -> &Hash {
         self.hash.get_or_init(|| match &self.content {
             Content::Text(text) => sha256(text.as_bytes()),
-            Content::Reference(reference) => reference.sha256,
+            Content::Reference(reference) => reference.0.sha256,
         })
     }
 
@@ -99,7 +111,7 @@ impl Body {
     pub fn characters(&self) -> u64 {
         match &self.content {
             Content::Text(text) => text.chars().count() as u64,
-            Content::Reference(reference) => reference.characters,
+            Content::Reference(reference) => reference.0.characters,
         }
     }
 
@@ -108,7 +120,7 @@ impl Body {
     pub fn lines(&self) -> u64 {
         match &self.content {
             Content::Text(text) => text.lines().count() as u64,
-            Content::Reference(reference) => reference.lines,
+            Content::Reference(reference) => reference.0.lines,
         }
     }
 

@@ -152,7 +152,7 @@ impl ValueKind {
 /// `first` beats `last`, should two programs disagree on a name's rule: so the order stays total.
 /// Of two registers of equal rank, which hold equal things, the more whole one is kept: a text beats a reference to it.
 #[must_use]
-pub fn wins(challenger: &RegisterRef<'_>, holder: &Register) -> bool {
+pub(crate) fn wins(challenger: &RegisterRef<'_>, holder: &Register) -> bool {
     let rules = challenger.rule().cmp(&holder.rule);
     if rules != Ordering::Equal {
         return rules == Ordering::Less;
@@ -198,28 +198,18 @@ fn compare_values(a: &RegisterRef<'_>, b: &Value) -> Ordering {
 /// Orders representations of one body: the text, then references with a place (by their JSON), then those without one.
 fn compare_wholeness(a: &RegisterRef<'_>, b: &Register) -> Ordering {
     let Value::Body(body) = &b.value else { return Ordering::Equal };
-    match (a.kind(), body.as_reference()) {
-        (ValueKind::Text, Some(_)) => Ordering::Less,
-        (ValueKind::Reference, Some(held)) => match parse_reference(a.value()) {
-            Some(offered) => reference_order(&offered).cmp(&reference_order(held)),
+    let (Some(held), Some(held_json)) = (body.as_reference(), body.reference_json()) else { return Ordering::Greater };
+    match a.kind() {
+        ValueKind::Text => Ordering::Less,
+        ValueKind::Reference => match parse_reference(a.value()) {
+            Some(offered) => (offered.location.is_none(), a.value()).cmp(&(held.location.is_none(), held_json)),
             None => Ordering::Greater,
         },
-        _ => Ordering::Greater,
+        ValueKind::Json => Ordering::Greater,
     }
 }
 
-fn reference_order(reference: &Reference) -> (bool, String) {
-    (reference.location.is_none(), reference_json(reference))
-}
-
-/// The canonical JSON of a reference.
-#[must_use]
-pub(crate) fn reference_json(reference: &Reference) -> String {
-    // The fields are declared in the order of their names, so serde writes them sorted.
-    serde_json::to_string(reference).expect("a reference has only text and numbers")
-}
-
-pub(crate) fn parse_reference(json: &str) -> Option<Reference> {
+fn parse_reference(json: &str) -> Option<Reference> {
     serde_json::from_str(json).ok()
 }
 

@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 use super::body::{Body, Reference, from_hex, to_hex};
 use super::json;
 use super::names::intern;
-use super::register::{EventStamp, Register, Rule, Value, reference_json};
+use super::register::{EventStamp, Register, Rule, Value};
 use super::state::State;
 
 /// The format that this version writes, and the newest that it reads.
@@ -58,7 +58,7 @@ impl std::error::Error for StoredError {}
 
 /// Writes the canonical JSON of a state.
 #[must_use]
-pub fn write(state: &State) -> String {
+pub(crate) fn write(state: &State) -> String {
     let mut events: Vec<(i64, &str)> = Vec::with_capacity(8);
     for register in state.registers() {
         let event = (register.stamp.time, &*register.stamp.event_id);
@@ -94,8 +94,8 @@ pub fn write(state: &State) -> String {
 /// The keys `first` or `last` stand before; these follow in the order of their names.
 fn write_value(out: &mut String, register: &Register) {
     if let Value::Body(body) = &register.value {
-        match body.as_reference() {
-            Some(reference) => push(out, format_args!(",\"reference\":{}", reference_json(reference))),
+        match body.reference_json() {
+            Some(reference) => push(out, format_args!(",\"reference\":{reference}")),
             None => push(out, format_args!(",\"sha256\":\"{}\"", to_hex(body.hash()))),
         }
     }
@@ -153,7 +153,7 @@ struct StoredRegister<'a> {
 ///
 /// # Errors
 /// When the text is no stored state, or one of a newer format.
-pub fn read(text: &str) -> Result<State, StoredError> {
+pub(crate) fn read(text: &str) -> Result<State, StoredError> {
     let stored: StoredState<'_> = serde_json::from_str(text).map_err(|error| match format_of(text) {
         Some(found) if found > FORMAT => StoredError::NewerFormat { found },
         _ => malformed(error.to_string()),
@@ -167,7 +167,10 @@ pub fn read(text: &str) -> Result<State, StoredError> {
     let events: Vec<EventStamp> = stored.events.into_iter().map(|(id, time)| EventStamp::new(time, &*id)).collect();
     let mut state = State::new();
     for (name, register) in stored.registers {
-        state.set(read_register(&name, register, &events).map_err(|reason| malformed(format!("register `{name}`: {reason}")))?);
+        state.set(
+            read_register(&name, register, &events)
+                .map_err(|reason| malformed(format!("register `{name}`: {reason}")))?,
+        );
     }
     Ok(state)
 }
