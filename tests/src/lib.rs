@@ -6,6 +6,7 @@ pub mod confirmations;
 pub mod gate;
 pub mod generate;
 pub mod http;
+pub mod load;
 pub mod process;
 pub mod publisher;
 pub mod redis_server;

@@ -1,5 +1,7 @@
 //! Publishes events, and says how many listeners Redis handed each to.
 
+use std::time::Duration;
+
 use redis::Connection;
 
 use crate::redis_server::RedisServer;
@@ -19,6 +21,16 @@ impl Publisher {
     #[must_use]
     pub fn new(redis: &RedisServer) -> Self {
         Self { connection: redis.connect() }
+    }
+
+    /// A publisher to a Redis of that URL, if it answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn connect(url: &str) -> redis::RedisResult<Self> {
+        let connection = redis::Client::open(url)?.get_connection_with_timeout(Duration::from_secs(1))?;
+        connection.set_read_timeout(Some(Duration::from_secs(5)))?;
+        Ok(Self { connection })
     }
 
     /// Publishes one message; gives the number of listeners that it was handed to.

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-pub use reading::{Rejected, Told, canonical, evaluation_id, read};
+pub use reading::{Rejected, Told, canonical, evaluation_id, parse_time, read};
 
 /// One message as published.
 #[derive(Clone, Debug, PartialEq, Eq)]
