@@ -38,12 +38,14 @@ impl Setup {
         let directory = tempfile::tempdir().expect("make a temporary directory");
         let dead_letters = directory.path().join("dead-letters.jsonl");
         let data = directory.path().join("data");
+        let plugin_cache = directory.path().join("plugin-cache");
         let setup = Self { directory, config: Table::new(), environment: Vec::new(), tracer: None }
             .set("redis.url", redis_url)
             .set("http.listen", "127.0.0.1:0")
             .set("admin.listen", "127.0.0.1:0")
             .set("dead_letters.path", path_text(&dead_letters))
             .set("storage.backend", "main")
+            .set("storage.plugin_cache_dir", path_text(&plugin_cache))
             .set("backends.main.plugin", plugin);
         if plugin == "file" { setup.set("backends.main.options.path", path_text(&data)) } else { setup }
     }
