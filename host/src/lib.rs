@@ -7,6 +7,7 @@ pub mod config;
 pub mod error_chain;
 pub mod event;
 pub mod http;
+pub mod plugin;
 pub mod secret;
 pub mod source;
 pub mod storage;
