@@ -282,6 +282,18 @@ pub(crate) fn problems(storage: &Config, backends: &Backends) -> Vec<(Vec<String
     problems
 }
 
+/// The backends that the root does not reach.
+pub(crate) fn unused<'a>(storage: &'a Config, backends: &'a Backends) -> impl Iterator<Item = &'a str> {
+    let mut reached = BTreeSet::new();
+    let mut ahead = vec![storage.backend.as_str()];
+    while let Some(name) = ahead.pop() {
+        if let Some(backend) = backends.get(name).filter(|_| reached.insert(name)) {
+            ahead.extend(backend.children.iter().map(|(_, child)| child));
+        }
+    }
+    backends.keys().map(String::as_str).filter(move |name| !reached.contains(name))
+}
+
 fn path(name: &str, role: &str) -> Vec<String> {
     ["backends", name, "children", role].map(str::to_owned).to_vec()
 }
