@@ -18,6 +18,8 @@ use tracing::{error, info, warn};
 use super::breaker::{Admission, Breaker, BreakerState, Refusal, Sign};
 use super::config::Config;
 use super::gate::{Gate, NoEntry, Overdue, drop_caught, panic_message};
+use super::meter::Meter;
+use crate::telemetry::metrics::Metrics;
 
 /// How far past its deadline a call is taken to hang. Backends look at the deadline themselves and may be a little late.
 const GRACE: Duration = Duration::from_secs(1);
@@ -30,19 +32,7 @@ pub struct Guard {
     breaker: Breaker,
     call_timeout: Duration,
     closed: AtomicBool,
-    meter: Box<dyn Meter>,
-}
-
-/// Where a guard counts; one for each backend.
-pub trait Meter: Send + Sync {
-    /// A call came back from the backend.
-    fn called(&self, call: &'static str, elapsed: Duration);
-    /// So many items of a merge had this outcome.
-    fn merged(&self, outcome: &'static str, items: u64);
-    /// A call failed, in the backend or for want of a place.
-    fn failed(&self, call: &'static str, kind: ErrorKind);
-    /// The breaker changed.
-    fn breaker(&self, state: BreakerState);
+    meter: Meter,
 }
 
 /// One of the calls, and what its failure says.
@@ -75,9 +65,8 @@ impl Guard {
         backend: Arc<dyn Backend>,
         capabilities: Capabilities,
         config: &Config,
-        meter: Box<dyn Meter>,
+        metrics: &Metrics,
     ) -> Self {
-        meter.breaker(BreakerState::Closed);
         Self {
             instance: Arc::clone(instance),
             gate: Gate::new(backend, capabilities.parallel_calls),
@@ -85,7 +74,7 @@ impl Guard {
             breaker: Breaker::new(config.breaker.clone()),
             call_timeout: config.call_timeout,
             closed: AtomicBool::new(false),
-            meter,
+            meter: Meter::new(metrics, instance),
         }
     }
 
@@ -130,24 +119,22 @@ impl Guard {
         let admission = self.breaker.admit(Instant::now(), kind.tells).map_err(|refusal| self.refused(&refusal))?;
         let answer = match self.gate.enter(kind.name, call.deadline) {
             Ok(pass) => {
-                let started = Instant::now();
                 let run = AssertUnwindSafe(|| run(pass.backend(), &call));
                 let answer = catch_unwind(run).unwrap_or_else(|payload| Err(self.panicked(kind, payload)));
                 drop(pass);
-                self.meter.called(kind.name, started.elapsed());
                 answer
             }
             Err(refused) => {
                 let error = self.not_let_in(refused);
                 self.breaker.report(Instant::now(), admission, Sign::Nothing);
-                self.meter.failed(kind.name, error.kind);
+                self.meter.failed(error.kind);
                 return Err(error);
             }
         };
         match &answer {
             Ok(answer) => self.report(admission, sign_of(answer)),
             Err(error) => {
-                self.meter.failed(kind.name, error.kind);
+                self.meter.failed(error.kind);
                 if kind.writes && error.kind == ErrorKind::Configuration {
                     error!(backend = %self.instance, call = kind.name, %error, "storage.misconfigured");
                 }
@@ -211,9 +198,14 @@ impl Guard {
 #[deny(clippy::missing_trait_methods)]
 impl Backend for Guard {
     fn merge(&self, call: &Call, batch: &[Item<'_>]) -> Result<Vec<Answer>> {
-        let run = |backend: &dyn Backend, call: &Call| self.complete(MERGE, batch.len(), backend.merge(call, batch)?);
+        let run = |backend: &dyn Backend, call: &Call| {
+            let started = Instant::now();
+            let answers = backend.merge(call, batch);
+            self.meter.merge_called(batch.len(), started.elapsed());
+            self.complete(MERGE, batch.len(), answers?)
+        };
         let answers = self.call(MERGE, call, run, |answers| sign_of_answers(answers))?;
-        self.count(&answers);
+        self.meter.merged(&answers);
         Ok(answers.into_iter().map(|answer| answer.taken_by(&self.instance)).collect())
     }
 
@@ -299,20 +291,6 @@ impl Backend for Guard {
     }
 }
 
-impl Guard {
-    fn count(&self, answers: &[Answer]) {
-        let mut counts = [0_u64; 5];
-        for answer in answers {
-            counts[outcome_index(&answer.outcome)] += 1;
-        }
-        for (name, items) in ["created", "updated", "unchanged", "accepted", "rejected"].into_iter().zip(counts) {
-            if items > 0 {
-                self.meter.merged(name, items);
-            }
-        }
-    }
-}
-
 impl Drop for Guard {
     fn drop(&mut self) {
         if let Some(panic) = self.release() {
@@ -324,16 +302,6 @@ impl Drop for Guard {
 impl std::fmt::Debug for Guard {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Guard").field("instance", &self.instance).finish_non_exhaustive()
-    }
-}
-
-fn outcome_index(outcome: &Outcome) -> usize {
-    match outcome {
-        Outcome::Created => 0,
-        Outcome::Updated => 1,
-        Outcome::Unchanged => 2,
-        Outcome::Accepted => 3,
-        Outcome::Rejected(_) => 4,
     }
 }
 
@@ -378,8 +346,9 @@ mod tests {
     use storage_plugin_api::abi::with_items;
     use storage_plugin_api::{EventStamp, State, Status};
 
-    use super::super::testing::{TestBackend, TestMeter, eventually, guarded, quick};
+    use super::super::testing::{TestBackend, counted, eventually, guarded, quick};
     use super::*;
+    use crate::telemetry::metrics::BackendLabel;
 
     fn call() -> Call {
         Call::with_budget(Duration::from_secs(5))
@@ -399,19 +368,19 @@ mod tests {
 
     #[test]
     fn answers_name_the_instance_and_are_counted() {
-        let (backend, meter) = (TestBackend::new(), TestMeter::default());
-        let guard = guarded(&backend, &quick(), &meter);
+        let (backend, metrics) = (TestBackend::new(), Metrics::new());
+        let guard = guarded(&backend, &quick(), &metrics);
 
         let answers = merge(&guard, &["a", "b", "a"]).expect("the backend is well");
 
         assert!(answers.iter().all(|answer| answer.taken_by.as_deref() == Some("root")));
-        assert_eq!(meter.counted(), ["breaker closed", "2 created", "1 unchanged"]);
+        assert_eq!(counted(&metrics), ["merges created 2", "merges unchanged 1"]);
     }
 
     #[test]
     fn a_panic_becomes_an_internal_error() {
-        let (backend, meter) = (TestBackend::new(), TestMeter::default());
-        let guard = guarded(&backend, &quick(), &meter);
+        let (backend, metrics) = (TestBackend::new(), Metrics::new());
+        let guard = guarded(&backend, &quick(), &metrics);
         backend.set_fault(|call| panic!("{call} is not my day"));
 
         let error = merge(&guard, &["a"]).expect_err("it panics");
@@ -419,16 +388,16 @@ mod tests {
         assert_eq!(error.kind, ErrorKind::Internal);
         assert_eq!(error.message, "backend `root` panicked in `merge`: merge is not my day");
         assert!(!guard.health().healthy);
-        assert_eq!(meter.counted(), ["breaker closed", "merge internal"]);
+        assert_eq!(counted(&metrics), ["storage_failures internal 1"]);
         backend.mend();
         assert!(merge(&guard, &["a"]).is_ok());
     }
 
     #[test]
     fn a_panic_of_drop_is_caught() {
-        let meter = TestMeter::default();
+        let metrics = Metrics::new();
         let backend = TestBackend::new();
-        let guard = guarded(&backend, &quick(), &meter);
+        let guard = guarded(&backend, &quick(), &metrics);
         backend.set_fault(|call| if call == "drop" { Err(Error::internal("dropped")) } else { Ok(()) });
         drop(backend);
 
@@ -439,7 +408,7 @@ mod tests {
     fn who_finds_no_place_within_the_call_timeout_is_told_overloaded() {
         let backend = TestBackend::new();
         let config = Config { call_timeout: Duration::from_millis(30), ..quick() };
-        let guard = guarded(&backend, &config, &TestMeter::default());
+        let guard = guarded(&backend, &config, &Metrics::new());
         let (release, entered) = backend.hang();
 
         std::thread::scope(|scope| {
@@ -459,7 +428,7 @@ mod tests {
     fn a_hanging_call_turns_health_red_until_it_is_back() {
         let backend = TestBackend::new();
         let config = Config { call_timeout: Duration::from_millis(1), ..quick() };
-        let guard = guarded(&backend, &config, &TestMeter::default());
+        let guard = guarded(&backend, &config, &Metrics::new());
         let (release, entered) = backend.hang();
 
         std::thread::scope(|scope| {
@@ -477,8 +446,8 @@ mod tests {
 
     #[test]
     fn a_backend_that_is_away_is_left_alone_and_found_again() {
-        let (backend, meter) = (TestBackend::new(), TestMeter::default());
-        let guard = guarded(&backend, &quick(), &meter);
+        let (backend, metrics) = (TestBackend::new(), Metrics::new());
+        let guard = guarded(&backend, &quick(), &metrics);
         backend.is_away();
         for _ in 0..3 {
             assert_eq!(merge(&guard, &["a"]).expect_err("it is away").message, "the disk is gone");
@@ -490,16 +459,17 @@ mod tests {
         assert_eq!(error.kind, ErrorKind::Unavailable);
         assert!(error.retry_after.is_some() && error.message.contains("the disk is gone"), "{error:?}");
         assert_eq!(backend.calls.load(Ordering::Relaxed), calls);
+        assert_eq!(metrics.breaker_open.get_or_create(&BackendLabel { backend: "root".to_owned() }).get(), 1);
         backend.mend();
         eventually("it is found again", || merge(&guard, &["a"]).is_ok());
         assert_eq!(guard.breaker_state(), BreakerState::Closed);
-        assert_eq!(meter.counted().iter().filter(|counted| counted.starts_with("breaker")).count(), 3);
+        assert_eq!(metrics.breaker_open.get_or_create(&BackendLabel { backend: "root".to_owned() }).get(), 0);
     }
 
     #[test]
     fn expensive_reads_do_not_open_the_breaker() {
         let backend = TestBackend::new();
-        let guard = guarded(&backend, &quick(), &TestMeter::default());
+        let guard = guarded(&backend, &quick(), &Metrics::new());
         backend.is_away();
 
         for _ in 0..10 {
@@ -512,7 +482,7 @@ mod tests {
     #[test]
     fn nothing_follows_close() {
         let backend = TestBackend::new();
-        let guard = guarded(&backend, &quick(), &TestMeter::default());
+        let guard = guarded(&backend, &quick(), &Metrics::new());
 
         assert_eq!(guard.close(&call()), Ok(()));
         assert_eq!(guard.close(&call()), Ok(()), "the second one does nothing");

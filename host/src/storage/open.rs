@@ -12,9 +12,10 @@ use super::config::Config;
 use super::current::Current;
 use super::deadline::{Missed, within};
 use super::gate::drop_caught;
-use super::guard::{Guard, Meter};
+use super::guard::Guard;
 use super::plan::{Plan, Planned};
 use super::tree::{Node, Tree};
+use crate::telemetry::metrics::Metrics;
 
 /// A plugin looks at its budget by itself; only one that does not is left behind.
 const GRACE: Duration = Duration::from_secs(1);
@@ -90,7 +91,7 @@ impl Plan {
     /// When a backend cannot be opened now or later; the ones that were open are closed again.
     pub fn open(
         &self,
-        meter: &dyn Fn(&str) -> Box<dyn Meter>,
+        metrics: &Metrics,
         current: Option<&Current>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Tree, OpenError> {
@@ -99,7 +100,7 @@ impl Plan {
             match open_patiently(planned, &tree, &self.config, current, stop) {
                 Ok(backend) => {
                     let capabilities = planned.description.capabilities.clone();
-                    let guard = Guard::new(&planned.name, backend, capabilities, &self.config, meter(&planned.name));
+                    let guard = Guard::new(&planned.name, backend, capabilities, &self.config, metrics);
                     info!(backend = %planned.name, plugin = planned.about.name, version = planned.about.version, "storage.backend_opened");
                     tree.nodes.push(Node::new(planned, Arc::new(guard)));
                 }
@@ -213,7 +214,7 @@ mod tests {
     use storage_plugin_api::Health;
 
     use super::super::lock;
-    use super::super::testing::{TestMeter, TestPlugins, backends, quick};
+    use super::super::testing::{TestPlugins, backends, quick};
     use super::*;
 
     fn open(plugins: &TestPlugins, options: Value, current: &Current) -> Result<Tree, OpenError> {
@@ -223,7 +224,7 @@ mod tests {
             ("b", "store", &[], json!({})),
         ]);
         let plan = Plan::of(&quick(), &backends, plugins).expect("all fits");
-        plan.open(&|_| Box::new(TestMeter::default()), Some(current), &|| false)
+        plan.open(&Metrics::new(), Some(current), &|| false)
     }
 
     fn fails_to_open(options: Value) -> OpenError {
@@ -271,7 +272,7 @@ mod tests {
         let backends = backends(&[("root", "store", &[], json!({ "open": "away" }))]);
         let plan = Plan::of(&quick(), &backends, &TestPlugins::default()).expect("all fits");
 
-        let opened = plan.open(&|_| Box::new(TestMeter::default()), None, &|| true);
+        let opened = plan.open(&Metrics::new(), None, &|| true);
 
         assert!(matches!(opened, Err(OpenError::Stopped)), "{opened:?}");
     }
@@ -306,7 +307,7 @@ mod tests {
         ]);
         let plan = Plan::of(&quick(), &backends, &plugins).expect("all fits");
 
-        assert!(plan.open(&|_| Box::new(TestMeter::default()), None, &|| false).is_err());
+        assert!(plan.open(&Metrics::new(), None, &|| false).is_err());
 
         assert_eq!(*lock(&plugins.events), ["open a()", "flush a", "close a"]);
     }

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use storage_plugin_api::{
     Answer, Backend, Call, Capabilities, Child, ChildDescription, Counts, Delete, Deleted, Description, Durability,
-    Error, ErrorKind, Fields, Found, Health, Item, Order, Outcome, Page, Query, Record, Result, Role, State,
+    Error, Fields, Found, Health, Item, Order, Outcome, Page, Query, Record, Result, Role, State,
 };
 
-use super::breaker::BreakerState;
 use super::config::{BackendConfig, Backends, BreakerConfig, Children, Config};
-use super::guard::{Guard, Meter};
+use super::guard::Guard;
 use super::lock;
 use super::plugin::{About, Plugin, PluginSource};
+use crate::telemetry::metrics::Metrics;
 
 /// Does a backend's part of the next calls in place of the backend.
 pub(crate) type Fault = Arc<dyn Fn(&'static str) -> Result<()> + Send + Sync>;
@@ -182,30 +182,17 @@ fn found(state: &State) -> Found {
     Found { state: state.clone(), incomplete: false }
 }
 
-/// What a guard counted.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct TestMeter(pub(crate) Arc<Mutex<Vec<String>>>);
-
-impl TestMeter {
-    pub(crate) fn counted(&self) -> Vec<String> {
-        lock(&self.0).clone()
-    }
-}
-
-impl Meter for TestMeter {
-    fn called(&self, _: &'static str, _: Duration) {}
-
-    fn merged(&self, outcome: &'static str, items: u64) {
-        lock(&self.0).push(format!("{items} {outcome}"));
-    }
-
-    fn failed(&self, call: &'static str, kind: ErrorKind) {
-        lock(&self.0).push(format!("{call} {kind}"));
-    }
-
-    fn breaker(&self, state: BreakerState) {
-        lock(&self.0).push(format!("breaker {}", state.as_str()));
-    }
+/// What was counted of the backend `root`: metric, outcome or kind, and number; nothing that is zero.
+pub(crate) fn counted(metrics: &Metrics) -> Vec<String> {
+    let count = |line: &str| {
+        let (name, rest) = line.strip_prefix("storage_worker_")?.split_once("_total{backend=\"root\",")?;
+        let (label, number) = rest.split_once("\"} ")?;
+        let (_, label) = label.split_once("=\"")?;
+        (number != "0").then(|| format!("{name} {label} {number}"))
+    };
+    let mut counted: Vec<_> = metrics.encode().lines().filter_map(count).collect();
+    counted.sort();
+    counted
 }
 
 /// Short times, so that a test of a deadline takes no time.
@@ -221,10 +208,10 @@ pub(crate) fn quick() -> Config {
     }
 }
 
-pub(crate) fn guarded(backend: &Arc<TestBackend>, config: &Config, meter: &TestMeter) -> Guard {
+pub(crate) fn guarded(backend: &Arc<TestBackend>, config: &Config, metrics: &Metrics) -> Guard {
     let capabilities = Capabilities { parallel_calls: 2, ..Capabilities::default() };
     let backend = Arc::clone(backend) as Arc<dyn Backend>;
-    Guard::new(&Arc::from("root"), backend, capabilities, config, Box::new(meter.clone()))
+    Guard::new(&Arc::from("root"), backend, capabilities, config, metrics)
 }
 
 /// Waits for a state that another thread brings about.
