@@ -1,7 +1,8 @@
 //! `plugin list` and `plugin inspect`: what plugins there are, and what one is. None of their code is run.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -51,7 +52,7 @@ Exit codes: 0 this worker can run it, 1 it cannot, 2 wrong usage or configuratio
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let directories = find::directories(&global.load()?.config.storage.plugin_dirs);
     match &arguments.command {
-        PluginCommand::List => list(&find::all(&directories).into_values().collect::<Vec<_>>(), global.output),
+        PluginCommand::List => list(&find::all(&directories), global.output),
         PluginCommand::Inspect { plugin } => {
             let path = find::resolve(plugin, &directories).map_err(|error| UsageError(error.to_string()))?;
             inspect(&Inspected::of(&path), global.output)
@@ -59,14 +60,14 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
     }
 }
 
-fn list(paths: &[impl AsRef<Path>], format: Output) -> anyhow::Result<ExitCode> {
-    let plugins: Vec<_> = paths.iter().map(|path| Inspected::of(path.as_ref())).collect();
+fn list(found: &BTreeMap<String, PathBuf>, format: Output) -> anyhow::Result<ExitCode> {
+    let plugins: Vec<_> = found.iter().map(|(name, path)| (name, Inspected::of(path))).collect();
     match format {
-        Output::Json => output::print_json(&plugins.iter().map(Inspected::json).collect())?,
+        Output::Json => output::print_json(&plugins.iter().map(|(_, plugin)| plugin.json()).collect())?,
         Output::Text if plugins.is_empty() => {
             output::print("no plugins; name their directory in `storage.plugin_dirs`")?
         }
-        Output::Text => output::print(&plugins.iter().map(Inspected::line).collect::<String>())?,
+        Output::Text => output::print(&plugins.iter().map(|(name, plugin)| plugin.line(name)).collect::<String>())?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -116,12 +117,13 @@ impl Inspected {
         value
     }
 
-    fn line(&self) -> String {
+    /// One line, and one more if there is a problem. `name` is that of the file, which is how the plugin is found.
+    fn line(&self, name: &str) -> String {
         let what = match &self.manifest {
             Some(manifest) => {
-                format!("{:<16}  {:<9}  plugin-api {:<7}", manifest.name, manifest.version, manifest.api)
+                format!("{:<16}  {:<9}  plugin-api {:<7}", name, manifest.version, manifest.api)
             }
-            None => format!("{:<16}  {:<9}  {:<18}", "?", "", ""),
+            None => format!("{name:<16}  {:<9}  {:<18}", "", ""),
         };
         let problem = self.problem.as_ref().map(|problem| format!("\n  cannot be run: {problem}")).unwrap_or_default();
         format!("{what}  {}{problem}\n", self.path)
@@ -170,7 +172,7 @@ mod tests {
             "{:?}",
             plugin.problem
         );
-        assert!(plugin.line().contains("cannot be run: not a shared library"), "{}", plugin.line());
+        assert!(plugin.line("odd").contains("cannot be run: not a shared library"), "{}", plugin.line("odd"));
         assert_eq!(plugin.json()["sha256"], Value::Null);
     }
 }
