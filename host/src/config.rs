@@ -107,6 +107,14 @@ impl Loaded {
         Ok(Self { config, file: file.map(Path::to_path_buf), origins, notes })
     }
 
+    /// A problem that a part found with a key, with the place of the key or of the nearest one above it.
+    #[must_use]
+    pub fn problem(&self, path: &[impl AsRef<str>], message: impl Into<String>) -> Problem {
+        let path: Vec<&str> = path.iter().map(AsRef::as_ref).collect();
+        let (key, origin) = self.origins.nearest(&path);
+        Problem::new(origin, key, message)
+    }
+
     /// Every value with its key and origin, secrets redacted.
     #[must_use]
     pub fn settings(&self) -> Vec<Setting> {

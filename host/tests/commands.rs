@@ -153,3 +153,42 @@ fn publish_fails_with_1_where_there_is_no_redis() {
     assert!(error.starts_with("error: cannot connect to `redis://[redacted]@127.0.0.1:1`"), "{error}");
     assert_eq!(error.matches("refused").count(), 1, "{error}");
 }
+
+/// Builds a library that has nothing but a manifest.
+fn library_with_manifest(directory: &Path, name: &str, api: &str) {
+    let manifest = serde_json::json!({
+        "magic": "storage-plugin", "abi": "rust-1", "api": api, "kind": "backend", "name": name, "version": "2.3.4",
+        "panic": "unwind", "rustc": "rustc 1.92.0", "target": storage_plugin_api::manifest::TARGET,
+    });
+    let manifest = manifest.to_string();
+    let source = format!(
+        "#[used] #[unsafe(link_section = \".storage_plugin\")] static M: [u8; {}] = *br#\"{manifest}\"#;",
+        manifest.len()
+    );
+    let (input, output) = (directory.join("plugin.rs"), directory.join(format!("libstorage_backend_{name}.so")));
+    std::fs::write(&input, source).expect("written");
+    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    rustc.args(["--edition", "2024", "--crate-type", "cdylib", "-o"]).arg(output).arg(input);
+    assert!(rustc.status().expect("rustc starts").success());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn plugins_are_listed_and_inspected_without_being_run() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    library_with_manifest(directory.path(), "good", storage_plugin_api::manifest::API_VERSION);
+    library_with_manifest(directory.path(), "old", "0.9.0");
+    let dirs = format!("storage.plugin_dirs=[{:?}]", directory.path());
+    let run = |arguments: &[&str]| worker(arguments).args(["--set", &dirs]).output().expect("the worker starts");
+
+    let list = answer(&run(&["plugin", "list", "--output", "json"]));
+    let list: Vec<Value> = serde_json::from_str(&list).expect("a JSON list");
+    let found = |name: &str| list.iter().find(|plugin| plugin["name"] == name).cloned().expect("it is listed");
+    assert_eq!((&found("good")["version"], &found("good")["problem"]), (&Value::from("2.3.4"), &Value::Null));
+    assert!(found("old")["problem"].as_str().is_some_and(|problem| problem.contains("built for plugin-api 0.9.0")));
+
+    let good = answer(&run(&["plugin", "inspect", "good"]));
+    assert!(good.contains("version        2.3.4\n") && good.contains("can be run     yes\n"), "{good}");
+    assert_eq!(run(&["plugin", "inspect", "old"]).status.code(), Some(1));
+    assert_eq!(run(&["plugin", "inspect", "none"]).status.code(), Some(2));
+}

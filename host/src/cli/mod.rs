@@ -6,6 +6,7 @@ mod check;
 mod completions;
 mod explain;
 mod output;
+mod plugin;
 mod publish;
 
 use std::ffi::OsString;
@@ -79,6 +80,7 @@ enum LogFormatArgument {
 enum Command {
     Check(check::Arguments),
     Explain(explain::Arguments),
+    Plugin(plugin::Arguments),
     Publish(publish::Arguments),
     Completions(completions::Arguments),
 }
@@ -126,6 +128,7 @@ impl Command {
         match self {
             Self::Check(arguments) => check::run(arguments, global),
             Self::Explain(arguments) => explain::run(arguments, global),
+            Self::Plugin(arguments) => plugin::run(arguments, global),
             Self::Publish(arguments) => publish::run(arguments, global),
             Self::Completions(arguments) => completions::run(arguments),
         }

@@ -16,8 +16,9 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::error_chain::with_causes;
 use crate::secret::{REDACTED, is_secret_name, redact_url, redact_value};
 
-/// A field of this name holds a JSON object, whose entries take its place.
-pub(crate) const MORE_FIELDS: &str = "more_fields";
+/// The target of events that come from plugins; see `plugin::host_api`. Their fields are one JSON object in `fields`,
+/// whose entries stand in the line like any others.
+const PLUGIN_TARGET: &str = "plugin";
 
 /// How lines look.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +64,9 @@ where
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
+        if event.metadata().target() == PLUGIN_TARGET {
+            fields.flatten("fields");
+        }
         for span in context.event_scope(event).into_iter().flatten() {
             if let Some(outer) = span.extensions().get::<Fields>() {
                 fields.add_outer(outer);
@@ -151,13 +155,24 @@ impl Fields {
         }
     }
 
+    /// Puts the entries of a JSON object that stands in a field as text in the place of the field.
+    fn flatten(&mut self, name: &str) {
+        let Some(index) = self.values.iter().position(|(known, _)| known == name) else { return };
+        let text = self.values[index].1.as_str().unwrap_or_default();
+        if let Ok(Value::Object(entries)) = serde_json::from_str(text) {
+            self.values.remove(index);
+            for (name, value) in entries {
+                // The instance and the like are ours to say.
+                if !self.values.iter().any(|(known, _)| *known == name) {
+                    self.add(&name, value);
+                }
+            }
+        }
+    }
+
     fn text(&mut self, name: &str, text: &str) {
         match name {
             "message" => self.message = redact_url(text).into_owned(),
-            MORE_FIELDS => match serde_json::from_str(text) {
-                Ok(Value::Object(more)) => more.into_iter().for_each(|(name, value)| self.add(&name, value)),
-                Ok(_) | Err(_) => self.add(name, Value::from(text)),
-            },
             _ => self.add(name, Value::from(text)),
         }
     }
@@ -200,7 +215,6 @@ mod tests {
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
-    use crate::telemetry::log_plugin;
 
     /// The lines that are written meanwhile.
     fn lines(style: Style, log: impl FnOnce()) -> Vec<String> {
@@ -274,10 +288,12 @@ mod tests {
 
     #[test]
     fn a_plugins_fields_are_flat() {
+        let fields = r#"{"files":3,"path":"p","backend":"forged","token":"geheim"}"#;
         let line =
-            object(Style::Json, || log_plugin(Level::INFO, "disk", "checkpoint done", r#"{"files":3,"path":"p"}"#));
+            object(Style::Json, || tracing::info!(target: "plugin", backend = "disk", fields, "checkpoint done"));
 
         assert_eq!((&line["event"], &line["backend"]), (&Value::from("checkpoint done"), &Value::from("disk")));
+        assert_eq!((&line["token"], &line["fields"]), (&Value::from(REDACTED), &Value::Null));
         assert_eq!((&line["files"], &line["path"]), (&Value::from(3), &Value::from("p")));
     }
 

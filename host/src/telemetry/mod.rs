@@ -9,7 +9,6 @@ mod process;
 
 use std::io::{self, IsTerminal, Write};
 
-use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
@@ -92,32 +91,4 @@ fn is_colored(output: LogOutput) -> bool {
         LogOutput::Stderr => io::stderr().is_terminal(),
     };
     is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-}
-
-/// Whether a plugin's event of this level is wanted; the filter knows plugins by the target `plugin`.
-#[must_use]
-pub fn is_plugin_log_enabled(level: Level) -> bool {
-    match level {
-        Level::ERROR => tracing::enabled!(target: "plugin", Level::ERROR),
-        Level::WARN => tracing::enabled!(target: "plugin", Level::WARN),
-        Level::INFO => tracing::enabled!(target: "plugin", Level::INFO),
-        Level::DEBUG => tracing::enabled!(target: "plugin", Level::DEBUG),
-        Level::TRACE => tracing::enabled!(target: "plugin", Level::TRACE),
-    }
-}
-
-/// Logs the event of a plugin. `fields` is a JSON object, whose entries stand in the line like any other field.
-pub fn log_plugin(level: Level, backend: &str, message: &str, fields: &str) {
-    macro_rules! log {
-        ($level:expr) => {
-            tracing::event!(target: "plugin", $level, backend, { log::MORE_FIELDS } = fields, "{message}")
-        };
-    }
-    match level {
-        Level::ERROR => log!(Level::ERROR),
-        Level::WARN => log!(Level::WARN),
-        Level::INFO => log!(Level::INFO),
-        Level::DEBUG => log!(Level::DEBUG),
-        Level::TRACE => log!(Level::TRACE),
-    }
 }
