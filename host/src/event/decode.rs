@@ -241,8 +241,7 @@ mod tests {
     const ARRIVAL: Arrival = Arrival { received_at: 1_000, entry_time: None };
 
     fn row(status: Status, require: &[&str]) -> EventRow {
-        let require = require.iter().map(|field| (*field).to_owned()).collect();
-        EventRow { status, require, confirm: "storage:evaluation:updated".to_owned(), time: None }
+        EventRow::for_test(status, require)
     }
 
     fn decode_as(status: Status, require: &[&str], payload: &str) -> Result<Event, Reject> {
