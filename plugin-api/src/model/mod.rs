@@ -43,8 +43,8 @@
 pub mod body;
 pub mod json;
 pub mod names;
-pub mod record;
-pub mod register;
-pub mod state;
-pub mod status;
-pub mod stored;
+pub(crate) mod record;
+pub(crate) mod register;
+pub(crate) mod state;
+pub(crate) mod status;
+pub(crate) mod stored;

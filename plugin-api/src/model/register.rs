@@ -152,7 +152,7 @@ impl ValueKind {
 /// `first` beats `last`, should two programs disagree on a name's rule: so the order stays total.
 /// Of two registers of equal rank, which hold equal things, the more whole one is kept: a text beats a reference to it.
 #[must_use]
-pub fn wins(challenger: &RegisterRef<'_>, holder: &Register) -> bool {
+pub(crate) fn wins(challenger: &RegisterRef<'_>, holder: &Register) -> bool {
     let rules = challenger.rule().cmp(&holder.rule);
     if rules != Ordering::Equal {
         return rules == Ordering::Less;

@@ -58,7 +58,7 @@ impl std::error::Error for StoredError {}
 
 /// Writes the canonical JSON of a state.
 #[must_use]
-pub fn write(state: &State) -> String {
+pub(crate) fn write(state: &State) -> String {
     let mut events: Vec<(i64, &str)> = Vec::with_capacity(8);
     for register in state.registers() {
         let event = (register.stamp.time, &*register.stamp.event_id);
@@ -153,7 +153,7 @@ struct StoredRegister<'a> {
 ///
 /// # Errors
 /// When the text is no stored state, or one of a newer format.
-pub fn read(text: &str) -> Result<State, StoredError> {
+pub(crate) fn read(text: &str) -> Result<State, StoredError> {
     let stored: StoredState<'_> = serde_json::from_str(text).map_err(|error| match format_of(text) {
         Some(found) if found > FORMAT => StoredError::NewerFormat { found },
         _ => malformed(error.to_string()),
