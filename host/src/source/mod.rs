@@ -59,7 +59,7 @@ pub enum Read {
 }
 
 /// The side of a source that may be used from any thread. No call waits.
-pub trait Control: Send + Sync + 'static {
+pub trait Control: std::fmt::Debug + Send + Sync + 'static {
     /// Asks the source to take nothing new and to end once it has handed over what had arrived.
     fn stop(&self);
 

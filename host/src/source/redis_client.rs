@@ -20,7 +20,9 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 #[derive(Debug, thiserror::Error)]
 pub enum RedisClientError {
     /// The URL is none.
-    #[error("the redis URL cannot be read: {reason}; give one like `redis://host:6379` or `rediss://host:6379` for TLS")]
+    #[error(
+        "the redis URL cannot be read: {reason}; give one like `redis://host:6379` or `rediss://host:6379` for TLS"
+    )]
     Url {
         /// What is wrong with it, without the URL itself.
         reason: String,

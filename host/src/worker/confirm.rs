@@ -82,14 +82,8 @@ struct State {
 
 impl Outbox {
     pub(super) fn new(limit: usize, kept: usize) -> Self {
-        let state = State {
-            chunks: VecDeque::new(),
-            count: 0,
-            connected: true,
-            closed: false,
-            aborted: false,
-            waiting: 0,
-        };
+        let state =
+            State { chunks: VecDeque::new(), count: 0, connected: true, closed: false, aborted: false, waiting: 0 };
         Self { state: Mutex::new(state), filled: Notify::new(), freed: Condvar::new(), limit, kept }
     }
 
@@ -183,14 +177,9 @@ impl Outbox {
 }
 
 /// Gives tokens back to the sources they came from.
+#[derive(Debug)]
 pub(super) struct Acknowledge {
     pub(super) sources: Vec<Arc<dyn Control>>,
-}
-
-impl std::fmt::Debug for Acknowledge {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Acknowledge").field("sources", &self.sources.len()).finish()
-    }
 }
 
 impl Acknowledge {

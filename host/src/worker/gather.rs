@@ -78,11 +78,7 @@ pub(super) fn items(events: &[Taken]) -> Vec<Item> {
 }
 
 /// Lends the items to a call of the backend.
-pub(super) fn lend<R>(
-    items: &[Item],
-    events: &[Taken],
-    call: impl FnOnce(&[storage_plugin_api::Item<'_>]) -> R,
-) -> R {
+pub(super) fn lend<R>(items: &[Item], events: &[Taken], call: impl FnOnce(&[storage_plugin_api::Item<'_>]) -> R) -> R {
     let states: Vec<(&str, &State)> =
         items.iter().map(|item| (&*events[item.first].event.evaluation_id, item.state(events))).collect();
     with_items(&states, call)

@@ -30,9 +30,9 @@ struct Channel {
 pub(super) struct Channels(HashMap<String, Channel>);
 
 impl Channels {
-    pub(super) fn new(rows: EventRows) -> Self {
-        let channel = |row: EventRow| Channel { confirm: Arc::from(&*row.confirm), row };
-        Self(rows.into_iter().map(|(name, row)| (name, channel(row))).collect())
+    pub(super) fn new(rows: &EventRows) -> Self {
+        let channel = |row: &EventRow| Channel { confirm: Arc::from(&*row.confirm), row: row.clone() };
+        Self(rows.iter().map(|row| (row.channel.clone(), channel(row))).collect())
     }
 }
 
@@ -100,14 +100,7 @@ impl Intake {
         self.shared.counters.rejected.add(1);
         let origin = Origin::of(delivery, self.source);
         let generation = self.shared.slot.current().generation;
-        self.shared.postbox.push(DeadLetter {
-            origin,
-            reason,
-            error,
-            attempts: 0,
-            last_at: source_now(),
-            generation,
-        });
+        self.shared.postbox.push(DeadLetter { origin, reason, error, attempts: 0, last_at: source_now(), generation });
     }
 
     fn hand_over(&mut self) {

@@ -169,9 +169,7 @@ impl Lane {
         let answers = self.call(served, items, attempt);
         let answers = answers.and_then(|answers| match answers.len() == items.len() {
             true => Ok(answers),
-            false => {
-                Err(Error::internal(format_args!("it gave {} answers to {} items", answers.len(), items.len())))
-            }
+            false => Err(Error::internal(format_args!("it gave {} answers to {} items", answers.len(), items.len()))),
         });
         match answers {
             Ok(answers) => {

@@ -42,8 +42,8 @@ use self::dead_letter::{Postbox, Writer};
 use self::intake::{Channels, Intake};
 use self::lane::{Lane, LaneState};
 use self::queue::{Budget, Held};
-use self::served::Slot;
 pub use self::served::Served;
+use self::served::Slot;
 pub use self::status::{SourceStatus, Status};
 use crate::event::decode::Limits;
 use crate::event::row::EventRows;
@@ -173,8 +173,7 @@ impl Worker {
             acknowledge,
             counters: Arc::default(),
         });
-        let lanes: Vec<_> =
-            (0..config.lanes.min(parallel_calls).max(1)).map(|_| Arc::new(LaneState::new())).collect();
+        let lanes: Vec<_> = (0..config.lanes.min(parallel_calls).max(1)).map(|_| Arc::new(LaneState::new())).collect();
         let groups = Groups { intakes: Running::new(), lanes: Running::new(), tail: Running::new() };
 
         start_tail(&shared, redis, dead_letters, &groups.tail, runtime)?;
@@ -183,7 +182,7 @@ impl Worker {
             groups.lanes.spawn(format!("lane-{index}"), move || lane.run())?;
         }
         runtime.spawn(watch(lanes.clone(), groups.lanes.alive.clone().map(|alive| alive.downgrade())));
-        let channels = Arc::new(Channels::new(rows));
+        let channels = Arc::new(Channels::new(&rows));
         for (index, source) in sources.into_iter().enumerate() {
             let intake = Intake {
                 source: index,
