@@ -54,6 +54,8 @@ pub struct Handles {
     pub merge_batch_events: Histograms<BackendLabel>,
     /// Calls or items that failed, by error kind.
     pub storage_failures: Family<FailureLabels, Counter>,
+    /// Whether a backend is left alone because it is unavailable: 1 or 0.
+    pub breaker_open: Family<BackendLabel, Gauge>,
     /// Calls that were made again.
     pub storage_retries: Counter,
     /// Whether there is a connection to Redis: 1 or 0.
@@ -210,6 +212,11 @@ impl Handles {
                 Family::default(),
                 "storage_failures",
                 "Calls or items that failed, by error kind"
+            ),
+            breaker_open: register!(
+                Family::default(),
+                "breaker_open",
+                "Whether a backend is left alone because it is unavailable: 1 or 0"
             ),
             storage_retries: register!(Counter::default(), "storage_retries", "Calls that were made again"),
             redis_connected: register!(
