@@ -5,9 +5,12 @@
 mod check;
 mod completions;
 mod explain;
+mod get;
+mod list;
 mod output;
 mod plugin;
 mod publish;
+mod storage;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -80,6 +83,8 @@ enum LogFormatArgument {
 enum Command {
     Check(check::Arguments),
     Explain(explain::Arguments),
+    Get(get::Arguments),
+    List(list::Arguments),
     Plugin(plugin::Arguments),
     Publish(publish::Arguments),
     Completions(completions::Arguments),
@@ -128,6 +133,8 @@ impl Command {
         match self {
             Self::Check(arguments) => check::run(arguments, global),
             Self::Explain(arguments) => explain::run(arguments, global),
+            Self::Get(arguments) => get::run(arguments, global),
+            Self::List(arguments) => list::run(arguments, global),
             Self::Plugin(arguments) => plugin::run(arguments, global),
             Self::Publish(arguments) => publish::run(arguments, global),
             Self::Completions(arguments) => completions::run(arguments),

@@ -19,8 +19,6 @@ use crate::suggest::{list, suggest};
 pub struct Plan {
     pub(crate) nodes: Vec<Planned>,
     pub(crate) config: Config,
-    /// Configured backends that are no part of the tree.
-    pub unused: Vec<String>,
 }
 
 /// One backend of a plan.
@@ -62,9 +60,8 @@ impl Plan {
             planner.check_sharing();
             planner.check_root(root);
         }
-        let unused = backends.keys().filter(|name| !planner.done.contains_key(*name)).cloned().collect();
         if planner.problems.0.is_empty() {
-            return Ok(Self { nodes: planner.nodes, config: config.clone(), unused });
+            return Ok(Self { nodes: planner.nodes, config: config.clone() });
         }
         Err(planner.problems)
     }
@@ -318,17 +315,15 @@ fn misfit(role: &Role, child: &ChildDescription, roles: &[Role]) -> Option<Strin
 mod tests {
     use serde_json::json;
 
-    use super::super::testing::{TestPlugins, backends, quick};
+    use super::super::testing::{Configured, TestPlugins, backends, quick};
     use super::*;
 
-    type Backend<'a> = (&'a str, &'a str, &'a [(&'a str, &'a [&'a str])], Value);
-
-    fn plan(of: &[Backend<'_>]) -> Result<Plan, Problems> {
+    fn plan(of: &[Configured<'_>]) -> Result<Plan, Problems> {
         Plan::of(&quick(), &backends(of), &TestPlugins::default())
     }
 
     #[track_caller]
-    fn assert_problem(of: &[Backend<'_>], path: &[&str], expected: &str) {
+    fn assert_problem(of: &[Configured<'_>], path: &[&str], expected: &str) {
         let problems = plan(of).expect_err("something is wrong").0;
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert_eq!(problems[0].path, path);
@@ -348,7 +343,6 @@ mod tests {
         let plan = plan.expect("all fits");
         let names: Vec<&str> = plan.nodes.iter().map(|node| &*node.name).collect();
         assert_eq!(names, ["c", "b", "hot", "root"]);
-        assert_eq!(plan.unused, ["spare"]);
         assert!(plan.capabilities().durable);
     }
 
