@@ -268,8 +268,8 @@ impl LetterFile {
         let (file, length) = self.open()?;
         let written = file.write_all(lines.as_bytes()).and_then(|()| file.sync_data());
         if let Err(error) = written {
-            // Whole lines or nothing.
-            file.set_len(*length)?;
+            // Whole lines or nothing. Where that fails too, opening ends the half line.
+            let _ = file.set_len(*length);
             return Err(error);
         }
         *length += lines.len() as u64;
