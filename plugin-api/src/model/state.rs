@@ -124,6 +124,25 @@ impl State {
         sha256(self.to_canonical_json().as_bytes())
     }
 
+    /// About how much memory the state takes, in bytes; for stores that are bounded by it.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let mut last_id: *const u8 = std::ptr::null();
+        let mut bytes = size_of::<Self>();
+        for register in &self.registers {
+            bytes += size_of::<Register>() + register.value.memory_bytes();
+            if let Name::Owned(name) = &register.name {
+                bytes += name.len();
+            }
+            // The registers of one event share its id.
+            if register.stamp.event_id.as_ptr() != last_id {
+                last_id = register.stamp.event_id.as_ptr();
+                bytes += register.stamp.event_id.len();
+            }
+        }
+        bytes
+    }
+
     /// The state with every body replaced by a reference to nowhere, as reads answer that leave bodies out.
     #[must_use]
     pub fn without_bodies(&self) -> Self {
