@@ -40,6 +40,10 @@ impl State {
     ///
     /// Copies only what wins; a body that is not taken over is never copied, nor hashed but on a tie.
     pub fn merge_registers<'a>(&mut self, registers: impl ExactSizeIterator<Item = RegisterRef<'a>>) -> bool {
+        // A state is kept for long and grows seldom: no room to spare, but for one with much history.
+        if self.registers.len() < 64 && self.registers.len() + registers.len() > self.registers.capacity() {
+            self.registers.reserve_exact(registers.len());
+        }
         let history_before = (self.registers.len() + registers.len() > MAX_HISTORY).then(|| self.history().to_vec());
         let mut changed = false;
         let mut history_changed = false;
@@ -128,9 +132,9 @@ impl State {
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let mut last_id: *const u8 = std::ptr::null();
-        let mut bytes = size_of::<Self>();
+        let mut bytes = size_of::<Self>() + self.registers.capacity() * size_of::<Register>();
         for register in &self.registers {
-            bytes += size_of::<Register>() + register.value.memory_bytes();
+            bytes += register.value.memory_bytes();
             if let Name::Owned(name) = &register.name {
                 bytes += name.len();
             }
