@@ -29,6 +29,7 @@ mod query;
 #[doc(hidden)]
 pub use export::private as __private;
 
+pub use abi::{RegisterRef, with_items};
 #[cfg(feature = "tokio")]
 pub use asynchronous::{Async, AsyncBackend};
 pub use backend::{
