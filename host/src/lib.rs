@@ -1,1 +1,14 @@
-//! Placeholder.
+//! The storage worker as a library: everything but the arguments' way into it.
+//!
+//! `main → cli → app → parts → leaves`; see `docs/architecture.md`.
+
+pub mod config;
+pub mod event;
+pub mod http;
+pub mod plugin;
+pub mod secret;
+pub mod source;
+pub mod storage;
+pub mod suggest;
+pub mod units;
+pub mod worker;

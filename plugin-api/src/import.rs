@@ -5,11 +5,11 @@
 
 use abi_stable::std_types::{RSlice, RStr, RString};
 
-use crate::abi::{BackendHandle, DocumentHandle, Item, PutItem};
+use crate::abi::{BackendHandle, DocumentHandle, Failure, Item, PutItem};
 use crate::backend::{Answer, Backend, Call, Delete, Deleted, Found};
 use crate::convert::{
-    check_count, deleted_answers, fields_code, from_answered, from_found, from_json, merge_answers, put_answers,
-    to_bytes, to_context, to_delete, to_ids, to_json,
+    check_count, deleted_answers, fields_code, from_answered, from_failure, from_found, from_json, merge_answers,
+    put_answers, to_bytes, to_context, to_delete, to_ids, to_json,
 };
 use crate::document_store::{Document, DocumentStore, Put, PutAnswer, Scan, ScanPage};
 use crate::error::{Error, Result};
@@ -188,4 +188,10 @@ fn health(json: &RString) -> Health {
 
 fn answer_json<T: serde::de::DeserializeOwned>(what: &str, json: RString) -> Result<T> {
     from_json(what, &json).map_err(|error| Error::internal(error.message))
+}
+
+/// The error that crossed the boundary.
+#[must_use]
+pub fn error_of(failure: &Failure) -> Error {
+    from_failure(failure)
 }

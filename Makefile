@@ -1,0 +1,37 @@
+# What a contributor needs, each from a clean clone. `demo`, `test` and `lint` share one build (target/debug).
+
+CARGO_HOME ?= $(HOME)/.cargo
+export PATH := $(PATH):$(CARGO_HOME)/bin:/usr/local/bin:/opt/homebrew/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test bench lint
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Find or install what the tests need beside Rust: redis-server, strace, a C compiler
+	@scripts/setup.sh cargo cc redis-server strace
+
+build: ## Build the worker and its plugins
+	@scripts/setup.sh cargo cc
+	cargo build --workspace
+
+demo: ## See it work: a private Redis, the worker, a dozen evaluations
+	@scripts/setup.sh cargo cc redis-server
+	cargo build --workspace
+	@scripts/demo.sh
+
+test: setup ## Run all tests
+	cargo build --workspace
+	cargo test --workspace
+
+bench: ## Measure against the budgets (release build, some minutes)
+	@scripts/setup.sh cargo cc redis-server
+	cargo build --release --workspace
+	cargo bench -p storage-worker-tests
+
+lint: ## Check format, lints and documentation
+	@scripts/setup.sh cargo cc
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps

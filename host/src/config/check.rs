@@ -1,0 +1,65 @@
+//! What no single value shows: whether the parts of a configuration fit together.
+
+use std::net::SocketAddr;
+
+use redis::IntoConnectionInfo;
+
+use super::{Config, Origins, Problem};
+use crate::storage;
+
+/// Everything that does not fit, in the order of the parts.
+pub(crate) fn problems(config: &Config, origins: &Origins) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut add = |path: &[&str], message: String| {
+        let (key, origin) = origins.nearest(path);
+        problems.push(Problem::new(origin, key, message));
+    };
+    if let Some(message) = redis_url(config) {
+        add(&["redis", "url"], message);
+    }
+    if clash(config.http.listen, config.admin.listen) {
+        let message = format!(
+            "`http.listen` ({}) and `admin.listen` ({}) are the same port; give one of them another",
+            config.http.listen, config.admin.listen
+        );
+        add(&["admin", "listen"], message);
+    }
+    if config.events.is_empty() {
+        add(&["events"], "every event row is dropped, so nothing would be listened to; enable one".to_owned());
+    }
+    if !config.source.pubsub.enabled {
+        add(
+            &["source", "pubsub", "enabled"],
+            "`source.pubsub.enabled` is `false` and there is no other source; enable it".to_owned(),
+        );
+    }
+    for (channel, key, message) in config.events.problems() {
+        add(&["events", &channel, key], message);
+    }
+    for (key, message) in config.worker.problems() {
+        add(&["worker", key], message);
+    }
+    for (path, message) in storage::config::problems(&config.storage, &config.backends) {
+        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        add(&path, message);
+    }
+    problems.sort_by_key(|problem: &Problem| problem.origin.file_line().map(|(_, line)| line));
+    problems
+}
+
+fn redis_url(config: &Config) -> Option<String> {
+    // The cause is left out: it may quote the URL with its password.
+    let is_valid = config.redis.url.expose().into_connection_info().is_ok();
+    let message = || {
+        format!(
+            "`redis.url` is no Redis URL: `{}`; write redis://host:6379, rediss://host:6380 or unix:///path",
+            config.redis.url
+        )
+    };
+    (!is_valid).then(message)
+}
+
+fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+    let same_address = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() != 0 && one.port() == other.port() && same_address
+}

@@ -1,0 +1,3 @@
+//! What the worker answers over HTTP.
+
+pub mod config;

@@ -1,0 +1,3 @@
+//! Where deliveries come from.
+
+pub mod config;

@@ -1,0 +1,3 @@
+//! The storage tree, as the worker sees it.
+
+pub mod config;

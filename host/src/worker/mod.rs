@@ -1,0 +1,3 @@
+//! Between sources and storage: gathers, merges, retries, settles.
+
+pub mod config;

@@ -1,0 +1,126 @@
+//! A private Redis on 127.0.0.1, on a port of its own, with its data in a temporary directory.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::process::{Process, find_program};
+use crate::wait::eventually;
+
+/// A Redis server. Stopped when dropped.
+#[derive(Debug)]
+pub struct RedisServer {
+    directory: TempDir,
+    port: u16,
+    process: Option<Process>,
+}
+
+impl RedisServer {
+    /// Starts a server and waits until it answers.
+    ///
+    /// # Panics
+    /// When there is no `redis-server`, or it does not answer within 10 s.
+    #[must_use]
+    pub fn start() -> Self {
+        let mut directory = tempfile::tempdir().expect("make a temporary directory");
+        // Another program may take the free port before Redis does: then another one is tried.
+        for _ in 0..5 {
+            let port = free_port();
+            let mut server = Self { directory, port, process: None };
+            if server.try_start() {
+                return server;
+            }
+            directory = server.directory;
+        }
+        panic!("redis-server did not start on five free ports");
+    }
+
+    /// Where clients find it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Its port on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A connection of its own.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    #[must_use]
+    pub fn connect(&self) -> redis::Connection {
+        self.try_connect().unwrap_or_else(|error| panic!("cannot connect to {}: {error}", self.url()))
+    }
+
+    /// A connection of its own, if the server answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn try_connect(&self) -> redis::RedisResult<redis::Connection> {
+        let connection = redis::Client::open(self.url())?.get_connection_with_timeout(Duration::from_secs(5))?;
+        connection.set_read_timeout(Some(Duration::from_secs(30)))?;
+        Ok(connection)
+    }
+
+    /// Kills it (`kill -9`).
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it again on the same port and data.
+    ///
+    /// # Panics
+    /// When it does not answer within 10 s.
+    pub fn restart(&mut self) {
+        self.process = None;
+        assert!(self.try_start(), "redis-server did not start again on port {}", self.port);
+    }
+
+    /// Stops it without closing anything, as a hanging machine would; `resume` lets it go on.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("the server runs").signal(signal);
+    }
+
+    fn try_start(&mut self) -> bool {
+        let program = find_program("redis-server").expect("redis-server is not installed; run `make setup`");
+        let mut command = Command::new(program);
+        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no"]);
+        command.args(["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]);
+        command.args(["--client-output-buffer-limit", "pubsub 256mb 256mb 60"]);
+        command.current_dir(self.directory.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut process = Process::start(&mut command);
+        let mut answers = false;
+        eventually(Duration::from_secs(10), "redis-server to answer", || {
+            answers = self.try_connect().is_ok();
+            answers || !process.is_running()
+        });
+        self.process = answers.then_some(process);
+        answers
+    }
+}
+
+/// A port that nobody listens on at this moment.
+///
+/// # Panics
+/// When the machine has none.
+#[must_use]
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind a free port on 127.0.0.1");
+    listener.local_addr().expect("a bound socket has an address").port()
+}

@@ -1,0 +1,17 @@
+//! System tests: the real `storage-worker` with real plugins and a real Redis, all on 127.0.0.1 and in temporary
+//! directories. One program, so that it is linked once. Run by `make test`, which builds what they start.
+
+mod bad_input;
+mod durability;
+mod flow;
+mod kept_whole;
+mod kill;
+mod lifecycles;
+mod models;
+mod redis_away;
+mod shutdown;
+
+use std::time::Duration;
+
+/// How long anything may take that should take no time at all, on a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(20);

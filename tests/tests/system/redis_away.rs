@@ -1,0 +1,112 @@
+//! Redis goes away and comes back: the worker stays, says so, and nothing confirmed or received is lost.
+
+use std::time::Duration;
+
+use serde_json::json;
+use storage_worker_tests::confirmations::Confirmations;
+use storage_worker_tests::gate::Gate;
+use storage_worker_tests::load::Load;
+use storage_worker_tests::publisher::Publisher;
+use storage_worker_tests::redis_server::{RedisServer, free_port};
+use storage_worker_tests::second_model::Sent;
+use storage_worker_tests::wait::eventually;
+use storage_worker_tests::worker::Setup;
+
+use crate::SOON;
+use crate::shutdown::assert_stored;
+
+#[test]
+fn redis_is_killed_and_restarted_under_load() {
+    let mut redis = RedisServer::start();
+    // The listener is to be back before the worker, so that it sees what the worker confirms first.
+    let gate = Gate::open_to(redis.port());
+    let setup = Setup::new(&gate.redis_url(), "file").set("redis.reconnect_max", "500ms");
+    let mut worker = setup.start();
+    let confirmations = Confirmations::listen(&redis);
+    let mut load = Load::start(&redis, 3, 2000);
+
+    for outage in 1..=3 {
+        let before = confirmations.count();
+        eventually(SOON, "the load to be confirmed", || confirmations.count() > before + 2000);
+        gate.close_to_new();
+        redis.kill();
+        let attempts = load.attempts();
+        eventually(SOON, "the worker to notice", || worker.http().get("/health").status == 503);
+        assert_eq!(worker.http().get("/health").json()["redis"], "unhealthy");
+        assert_eq!(worker.http().get("/livez").status, 200);
+        eventually(SOON, "events that nobody hears", || load.attempts() > attempts + 100);
+        redis.restart();
+        confirmations.wait_for_subscription(outage + 1);
+        let received = load.handed_on();
+        gate.open();
+
+        eventually(Duration::from_secs(5), "everything received before the outage to be confirmed", || {
+            received.is_subset(&confirmations.events())
+        });
+        eventually(Duration::from_secs(5), "the worker to be well again", || {
+            worker.http().get("/health").status == 200 && worker.is_ready()
+        });
+        assert!(worker.is_running());
+    }
+
+    let received = load.stop();
+    eventually(SOON, "everything received to be confirmed", || received.is_subset(&confirmations.events()));
+    assert_stored(&worker, &confirmations.events());
+    let (status, log) = worker.terminate(Duration::from_secs(30));
+    assert_eq!(status.code(), Some(0), "{log}");
+}
+
+#[test]
+fn a_worker_starts_without_redis_and_waits_for_it() {
+    let gate = Gate::open_to(free_port());
+    let setup = Setup::new(&gate.redis_url(), "memory").set("redis.reconnect_max", "500ms");
+    let mut worker = setup.start_unready();
+
+    std::thread::sleep(Duration::from_secs(1));
+
+    assert!(worker.is_running());
+    assert_eq!(worker.http().get("/livez").status, 200);
+    let health = worker.http().get("/health");
+    assert_eq!((health.status, &health.json()["redis"]), (503, &json!("unhealthy")));
+}
+
+#[test]
+fn a_connection_that_is_cut_is_made_again() {
+    let redis = RedisServer::start();
+    let gate = Gate::open_to(redis.port());
+    let setup = Setup::new(&gate.redis_url(), "memory").set("redis.reconnect_max", "500ms");
+    let worker = setup.start();
+    let confirmations = Confirmations::listen(&redis);
+    let mut publisher = Publisher::new(&redis);
+
+    for cut in 0..5 {
+        gate.close();
+        gate.open();
+
+        let event = json!({"eval_id": format!("e-{cut}"), "output": "x"});
+        let event = Sent::new("evaluation:completed", &event);
+        eventually(Duration::from_secs(5), "the worker to listen again", || {
+            publisher.try_publish(&event).is_ok_and(|listeners| listeners > 0)
+        });
+        confirmations.wait_for(cut + 1, Duration::from_secs(5));
+    }
+
+    assert!(worker.is_ready());
+}
+
+#[test]
+fn passwords_are_not_logged() {
+    let redis = RedisServer::start();
+    redis::cmd("ACL")
+        .arg(&["SETUSER", "worker", "on", ">s3cret-word", "allcommands", "allkeys", "allchannels"])
+        .exec(&mut redis.connect())
+        .expect("add a user");
+    let url = format!("redis://worker:s3cret-word@127.0.0.1:{}", redis.port());
+
+    let worker = Setup::new(&url, "memory").start();
+
+    let health = worker.http().get("/health").body;
+    let (_, log) = worker.terminate(SOON);
+    assert!(!log.lines().concat().contains("s3cret-word"), "{log}");
+    assert!(!health.contains("s3cret-word"), "{health}");
+}
