@@ -30,8 +30,8 @@ as_root() {
 }
 
 apt_install() {
-    local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@")
-    as_root "${install[@]}" || { as_root apt-get update -q && as_root "${install[@]}"; }
+    local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@")
+    as_root "${install[@]}" || { as_root apt-get update -qq && as_root "${install[@]}"; }
 }
 
 # Tries to install packages; what the installer says goes to stderr.

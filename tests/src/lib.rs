@@ -11,5 +11,6 @@ pub mod process;
 pub mod publisher;
 pub mod redis_server;
 pub mod second_model;
+pub mod variant;
 pub mod wait;
 pub mod worker;

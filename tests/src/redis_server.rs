@@ -107,7 +107,9 @@ impl RedisServer {
         let mut process = Process::start(&mut command);
         let mut answers = false;
         eventually(Duration::from_secs(10), "redis-server to answer", || {
-            answers = self.try_connect().is_ok();
+            // It refuses a ping while it still loads its data.
+            let ping = |mut connection| redis::cmd("PING").exec(&mut connection);
+            answers = self.try_connect().and_then(ping).is_ok();
             answers || !process.is_running()
         });
         self.process = answers.then_some(process);

@@ -25,6 +25,7 @@ pub struct Setup {
     directory: TempDir,
     config: Table,
     environment: Vec<(String, String)>,
+    binary: PathBuf,
     tracer: Option<Vec<String>>,
 }
 
@@ -39,14 +40,15 @@ impl Setup {
         let dead_letters = directory.path().join("dead-letters.jsonl");
         let data = directory.path().join("data");
         let plugin_cache = directory.path().join("plugin-cache");
-        let setup = Self { directory, config: Table::new(), environment: Vec::new(), tracer: None }
-            .set("redis.url", redis_url)
-            .set("http.listen", "127.0.0.1:0")
-            .set("admin.listen", "127.0.0.1:0")
-            .set("dead_letters.path", path_text(&dead_letters))
-            .set("storage.backend", "main")
-            .set("storage.plugin_cache_dir", path_text(&plugin_cache))
-            .set("backends.main.plugin", plugin);
+        let setup =
+            Self { directory, config: Table::new(), environment: Vec::new(), binary: worker_binary(), tracer: None }
+                .set("redis.url", redis_url)
+                .set("http.listen", "127.0.0.1:0")
+                .set("admin.listen", "127.0.0.1:0")
+                .set("dead_letters.path", path_text(&dead_letters))
+                .set("storage.backend", "main")
+                .set("storage.plugin_cache_dir", path_text(&plugin_cache))
+                .set("backends.main.plugin", plugin);
         if plugin == "file" { setup.set("backends.main.options.path", path_text(&data)) } else { setup }
     }
 
@@ -71,6 +73,13 @@ impl Setup {
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Run by another build of the worker.
+    #[must_use]
+    pub fn run_by(mut self, binary: &Path) -> Self {
+        binary.clone_into(&mut self.binary);
         self
     }
 
@@ -146,10 +155,10 @@ impl Setup {
             Some(tracer) => {
                 let program = find_program(&tracer[0]).unwrap_or_else(|| panic!("`{}` is not installed", tracer[0]));
                 let mut command = Command::new(program);
-                command.args(&tracer[1..]).arg(worker_binary());
+                command.args(&tracer[1..]).arg(&self.binary);
                 command
             }
-            None => Command::new(worker_binary()),
+            None => Command::new(&self.binary),
         };
         command.args(arguments).arg("--config").arg(config).current_dir(self.directory.path());
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());

@@ -29,6 +29,16 @@ pub struct EventRow {
     pub time: Option<String>,
 }
 
+#[cfg(test)]
+impl EventRow {
+    /// A row of the channel `evaluation:<status>` that requires some fields, for the tests of decoding.
+    pub(crate) fn for_test(status: Status, require: &[&str]) -> Self {
+        let require = serde_json::from_value(serde_json::json!(require)).expect("these are names of fields");
+        let confirm = "storage:evaluation:updated".to_owned();
+        Self { channel: format!("evaluation:{status}"), status, require, confirm, time: None }
+    }
+}
+
 /// The rows of all channels that are listened to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]

@@ -2,7 +2,37 @@
 //!
 //! Keys sorted by their UTF-8 bytes, no white space, the shortest escapes, numbers with the digits they came with.
 
+use std::borrow::Cow;
+use std::fmt;
+
 use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// Deepest nesting of arrays and objects that is taken.
+pub const MAX_DEPTH: usize = 128;
+
+/// Why a JSON text has no canonical form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotCanonical {
+    /// It is nested deeper than it may be.
+    TooDeep,
+    /// A string in it is no Unicode text: it has half of a surrogate pair.
+    NotUnicode {
+        /// What is wrong, in the words of the JSON parser.
+        reason: String,
+    },
+}
+
+impl fmt::Display for NotCanonical {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooDeep => formatter.write_str("nested too deep"),
+            Self::NotUnicode { reason } => write!(formatter, "a string is no Unicode text: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for NotCanonical {}
 
 /// The canonical text of a value.
 ///
@@ -51,6 +81,154 @@ pub fn push_value(out: &mut String, value: &Value) {
             }
             out.push('}');
         }
+    }
+}
+
+/// The canonical text of a value that was not parsed; at most [`MAX_DEPTH`] deep. Of duplicate keys the last counts.
+///
+/// Unlike a way through [`Value`] it takes every key, also those that `serde_json` keeps for itself.
+///
+/// # Errors
+/// When the value is nested deeper, or a string of it is no Unicode text.
+///
+/// # Example
+/// ```
+/// let value = serde_json::from_str(r#"{ "b": 1.50, "a": "\u0041", "b": [ ] }"#).unwrap();
+/// assert_eq!(storage_plugin_api::json::canonical_raw(value).unwrap(), r#"{"a":"A","b":[]}"#);
+/// ```
+pub fn canonical_raw(raw: &RawValue) -> Result<String, NotCanonical> {
+    let mut out = String::with_capacity(raw.get().len());
+    push_raw(&mut out, raw, MAX_DEPTH)?;
+    Ok(out)
+}
+
+/// Appends the canonical text of a value that was not parsed; see [`canonical_raw`].
+///
+/// # Errors
+/// When the value is nested deeper than `levels`, or a string of it is no Unicode text. Then a part may be appended.
+pub fn push_raw(out: &mut String, raw: &RawValue, levels: usize) -> Result<(), NotCanonical> {
+    Rewriter { text: raw.get(), at: 0, out }.value(levels)
+}
+
+/// The text that a JSON string stands for. `quoted` is that string as it was sent, of correct syntax, quotes included.
+///
+/// # Errors
+/// When it is no Unicode text.
+pub fn unquote(quoted: &str) -> Result<Cow<'_, str>, NotCanonical> {
+    if quoted.as_bytes().contains(&b'\\') {
+        let text = serde_json::from_str::<String>(quoted);
+        return text.map(Cow::Owned).map_err(|error| NotCanonical::NotUnicode { reason: error.to_string() });
+    }
+    Ok(Cow::Borrowed(quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default()))
+}
+
+/// Rewrites a text whose syntax serde_json has checked, so it looks only for where things begin and end.
+struct Rewriter<'a, 'o> {
+    text: &'a str,
+    at: usize,
+    out: &'o mut String,
+}
+
+impl<'a> Rewriter<'a, '_> {
+    fn value(&mut self, levels: usize) -> Result<(), NotCanonical> {
+        match self.next() {
+            Some(b'{') => self.object(levels.checked_sub(1).ok_or(NotCanonical::TooDeep)?),
+            Some(b'[') => self.array(levels.checked_sub(1).ok_or(NotCanonical::TooDeep)?),
+            Some(b'"') => {
+                let quoted = self.string();
+                match unquote(quoted)? {
+                    Cow::Borrowed(_) => self.out.push_str(quoted),
+                    Cow::Owned(text) => push_string(self.out, &text),
+                }
+                Ok(())
+            }
+            _ => {
+                let scalar = self.scalar();
+                self.out.push_str(scalar);
+                Ok(())
+            }
+        }
+    }
+
+    fn array(&mut self, levels: usize) -> Result<(), NotCanonical> {
+        self.at += 1;
+        self.out.push('[');
+        let start = self.out.len();
+        while !matches!(self.next(), Some(b']') | None) {
+            if self.out.len() > start {
+                self.out.push(',');
+            }
+            self.value(levels)?;
+        }
+        self.at += 1;
+        self.out.push(']');
+        Ok(())
+    }
+
+    /// Writes the entries as they come, and puts them in order afterwards if they were not.
+    fn object(&mut self, levels: usize) -> Result<(), NotCanonical> {
+        self.at += 1;
+        self.out.push('{');
+        let start = self.out.len();
+        let mut entries = Vec::new();
+        while !matches!(self.next(), Some(b'}') | None) {
+            if self.out.len() > start {
+                self.out.push(',');
+            }
+            let from = self.out.len();
+            let key = unquote(self.string())?;
+            push_string(self.out, &key);
+            self.out.push(':');
+            self.value(levels)?;
+            entries.push((key, from..self.out.len()));
+        }
+        if !entries.is_sorted_by(|(a, _), (b, _)| a < b) {
+            entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+            let mut sorted = String::with_capacity(self.out.len() - start);
+            for (index, (key, range)) in entries.iter().enumerate() {
+                if entries.get(index + 1).is_some_and(|(next, _)| next == key) {
+                    continue;
+                }
+                if !sorted.is_empty() {
+                    sorted.push(',');
+                }
+                sorted.push_str(&self.out[range.clone()]);
+            }
+            self.out.truncate(start);
+            self.out.push_str(&sorted);
+        }
+        self.at += 1;
+        self.out.push('}');
+        Ok(())
+    }
+
+    /// The byte at which the next token begins. Commas and colons are where they must be, so they only part tokens.
+    fn next(&mut self) -> Option<u8> {
+        let rest = &self.text.as_bytes()[self.at..];
+        self.at += rest.iter().take_while(|byte| matches!(byte, b' ' | b'\n' | b'\r' | b'\t' | b',' | b':')).count();
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    /// Takes the string that begins here, with its quotes.
+    fn string(&mut self) -> &'a str {
+        self.next();
+        let bytes = self.text.as_bytes();
+        let from = self.at;
+        let mut at = from + 1;
+        while at < bytes.len() && bytes[at] != b'"' {
+            at += if bytes[at] == b'\\' { 2 } else { 1 };
+        }
+        self.at = (at + 1).min(bytes.len());
+        &self.text[from..self.at]
+    }
+
+    /// Takes the number, `true`, `false` or `null` that begins here.
+    fn scalar(&mut self) -> &'a str {
+        let from = self.at;
+        let is_end = |byte: &u8| matches!(byte, b',' | b']' | b'}' | b' ' | b'\n' | b'\r' | b'\t');
+        let rest = &self.text.as_bytes()[from..];
+        self.at = from + rest.iter().position(is_end).unwrap_or(rest.len());
+        &self.text[from..self.at]
     }
 }
 
@@ -103,6 +281,64 @@ mod tests {
         #[test]
         fn strings_are_written_as_serde_json_writes_them(text in any::<String>()) {
             prop_assert_eq!(canonical_string(&text), canonical(&Value::String(text)));
+        }
+    }
+
+    fn value(depth: u32) -> impl Strategy<Value = Value> {
+        let number = "-?(0|[1-9][0-9]{0,30})(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?";
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::Bool),
+            number.prop_map(|digits| Value::Number(serde_json::from_str(&digits).expect("the digits are a number"))),
+            any::<String>().prop_map(Value::String),
+        ];
+        leaf.prop_recursive(depth, 64, 8, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::Array),
+                prop::collection::vec((any::<String>(), inner), 0..6)
+                    .prop_map(|entries| Value::Object(entries.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn canonical_text(text: &str) -> Result<String, NotCanonical> {
+        canonical_raw(serde_json::from_str(text).expect("the syntax is right"))
+    }
+
+    proptest! {
+        #[test]
+        fn a_text_is_rewritten_as_its_parsed_value_is(value in value(6)) {
+            let pretty = serde_json::to_string_pretty(&value).expect("a value can be written");
+
+            prop_assert_eq!(canonical_text(&pretty), Ok(canonical(&value)));
+        }
+    }
+
+    #[test]
+    fn a_text_is_rewritten_sorted_and_whole() {
+        for (text, expected) in [
+            (r#" { "b" : [ 1 , {"d":1,"c":2} ] , "a" : "\u0061\/\u00e9" } "#, r#"{"a":"a/é","b":[1,{"c":2,"d":1}]}"#),
+            (r#"{"a":1,"b":2,"a":3}"#, r#"{"a":3,"b":2}"#),
+            (r#"{"\u0061":1,"a":2}"#, r#"{"a":2}"#),
+            (r#"{"$serde_json::private::Number":"7"}"#, r#"{"$serde_json::private::Number":"7"}"#),
+            (r#"[{"$serde_json::private::RawValue":"[]"}]"#, r#"[{"$serde_json::private::RawValue":"[]"}]"#),
+            (r"[ -0.10E+7 ,true,null,[],{},false]", r"[-0.10E+7,true,null,[],{},false]"),
+            (r#""\ud83d\ude00 \u0000""#, "\"😀 \\u0000\""),
+            (r#"{"":{"":""}}"#, r#"{"":{"":""}}"#),
+        ] {
+            assert_eq!(canonical_text(text).as_deref(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn depth_and_halves_of_surrogate_pairs_are_refused() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+
+        assert_eq!(canonical_text(&nested(MAX_DEPTH)), Ok(nested(MAX_DEPTH)));
+        assert_eq!(canonical_text(&nested(MAX_DEPTH + 1)), Err(NotCanonical::TooDeep));
+        assert_eq!(canonical_text(&nested(100_000)), Err(NotCanonical::TooDeep));
+        for text in [r#""\ud800""#, r#"{"\udc00":1}"#, r#"["\ud800\ud800"]"#] {
+            assert!(matches!(canonical_text(text), Err(NotCanonical::NotUnicode { .. })), "{text}");
         }
     }
 

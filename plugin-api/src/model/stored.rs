@@ -183,10 +183,7 @@ fn read_register(name: &str, stored: StoredRegister<'_>, events: &[EventStamp]) 
     };
     let stamp = events.get(place).ok_or_else(|| format!("there is no event {place}"))?.clone();
     let value = match (stored.value, stored.text, stored.reference) {
-        (Some(raw), None, None) => {
-            let value: serde_json::Value = serde_json::from_str(raw.get()).map_err(|error| error.to_string())?;
-            Value::Json(json::canonical(&value).into())
-        }
+        (Some(raw), None, None) => Value::Json(json::canonical_raw(raw).map_err(|error| error.to_string())?.into()),
         (None, Some(text), None) => {
             let text: Arc<str> = text.into();
             Value::Body(match stored.sha256.as_deref() {

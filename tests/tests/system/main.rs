@@ -6,6 +6,7 @@ mod durability;
 mod flow;
 mod kept_whole;
 mod kill;
+mod kit;
 mod lifecycles;
 mod models;
 mod redis_away;

@@ -1,0 +1,146 @@
+//! Plugins and workers of other versions: today's sources, changed, built in a workspace of their own.
+//!
+//! Their dependencies are those of this workspace, built already; only our own crates are compiled again.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+use toml::{Table, Value};
+
+use crate::process::worker_binary;
+
+/// A workspace that differs from this one in a few places.
+#[derive(Debug)]
+pub struct Variant {
+    directory: TempDir,
+}
+
+impl Variant {
+    /// Copies the sources of the contract, the worker and the plugin `memory`.
+    ///
+    /// # Panics
+    /// When they cannot be copied.
+    #[must_use]
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().expect("make a temporary directory");
+        let source = workspace();
+        for folder in ["plugin-api", "host", "plugins/memory"] {
+            copy(&source.join(folder), &directory.path().join(folder));
+        }
+        for file in ["Cargo.lock", "storage-worker.toml"] {
+            std::fs::copy(source.join(file), directory.path().join(file)).expect("copy a file of the workspace");
+        }
+        let text = std::fs::read_to_string(source.join("Cargo.toml")).expect("read the workspace's Cargo.toml");
+        let mut manifest: Table = text.parse().expect("the workspace's Cargo.toml is TOML");
+        let members = ["plugin-api", "host", "plugins/memory"].map(Value::from).to_vec();
+        let workspace = manifest["workspace"].as_table_mut().expect("`workspace` is a table");
+        workspace.insert("members".to_owned(), Value::Array(members));
+        workspace.remove("exclude");
+        std::fs::write(directory.path().join("Cargo.toml"), manifest.to_string()).expect("write a Cargo.toml");
+        Self { directory }
+    }
+
+    /// Replaces a text, which must occur once in a file.
+    ///
+    /// # Panics
+    /// When it does not: the sources have changed, and the variant with them.
+    #[must_use]
+    #[track_caller]
+    pub fn replace(self, file: &str, from: &str, to: &str) -> Self {
+        let path = self.directory.path().join(file);
+        let text = std::fs::read_to_string(&path).expect("read a copied file");
+        assert_eq!(text.matches(from).count(), 1, "`{from}` must occur once in {file}");
+        std::fs::write(path, text.replace(from, to)).expect("write a copied file");
+        self
+    }
+
+    /// Of another version of the contract.
+    #[must_use]
+    #[track_caller]
+    pub fn of_api(self, version: &str) -> Self {
+        let current = env!("PLUGIN_API_VERSION");
+        self.replace("plugin-api/Cargo.toml", &format!("version = \"{current}\""), &format!("version = \"{version}\""))
+            .replace("Cargo.toml", &format!("version = \"{current}\""), &format!("version = \"{version}\""))
+    }
+
+    /// With one more method of a backend and one more function of the root module, as a next minor version may have.
+    #[must_use]
+    #[track_caller]
+    pub fn with_more_functions(self) -> Self {
+        let last_method = "    fn delete_blob(&self, context: &CallContext, key: RStr<'_>, untouched_since: i64) -> Answered<bool>;\n";
+        let one_more = format!("{last_method}    fn later(&self) -> RString {{ RString::from(\"default\") }}\n");
+        let last_function = "    pub open: extern \"C\" fn(OpenArguments) -> Answered<Opened>,\n";
+        let one_more_function = format!("{last_function}    pub later: extern \"C\" fn() -> u64,\n");
+        self.replace("plugin-api/src/abi.rs", last_method, &one_more)
+            .replace("plugin-api/src/abi.rs", last_function, &one_more_function)
+            .replace(
+                "plugin-api/src/export.rs",
+                "PluginModule { check: P::check, open: P::open }",
+                "PluginModule { check: P::check, open: P::open, later: { extern \"C\" fn later() -> u64 { 1 } later } }",
+            )
+    }
+
+    /// With lines at the end of its Cargo.toml.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    #[must_use]
+    pub fn with_profile(self, lines: &str) -> Self {
+        let path = self.directory.path().join("Cargo.toml");
+        let mut manifest: Table =
+            std::fs::read_to_string(&path).expect("read the Cargo.toml").parse().expect("it is TOML");
+        manifest.insert("profile".to_owned(), Value::Table(lines.parse().expect("a profile is TOML")));
+        std::fs::write(path, manifest.to_string()).expect("write the Cargo.toml");
+        self
+    }
+
+    /// Builds a package, and gives the file of this name.
+    ///
+    /// # Panics
+    /// When it does not build.
+    #[must_use]
+    #[track_caller]
+    pub fn build(&self, package: &str, file: &str) -> PathBuf {
+        let shared = worker_binary().parent().and_then(Path::parent).expect("target/<profile>/<file>").to_owned();
+        let target = self.directory.path().join("target");
+        let output = Command::new(env!("CARGO"))
+            .args(["build", "--offline", "--quiet", "-p", package])
+            .current_dir(self.directory.path())
+            .env("CARGO_TARGET_DIR", &target)
+            .env("CARGO_BUILD_BUILD_DIR", shared)
+            .output()
+            .expect("start cargo");
+        assert!(output.status.success(), "{package} does not build:\n{}", String::from_utf8_lossy(&output.stderr));
+        target.join("debug").join(file)
+    }
+
+    /// Builds the plugin `memory`.
+    #[must_use]
+    #[track_caller]
+    pub fn build_memory(&self) -> PathBuf {
+        self.build("storage-backend-memory", "libstorage_backend_memory.so")
+    }
+}
+
+impl Default for Variant {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie in the workspace").to_owned()
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("make a directory");
+    for entry in std::fs::read_dir(from).expect("list a directory of the workspace").flatten() {
+        let target = to.join(entry.file_name());
+        match entry.file_type().expect("know a file's type").is_dir() {
+            true if entry.file_name() == "target" => {}
+            true => copy(&entry.path(), &target),
+            false => std::fs::copy(entry.path(), target).map(drop).expect("copy a file"),
+        }
+    }
+}

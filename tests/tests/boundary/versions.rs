@@ -1,0 +1,82 @@
+//! Plugins of an older and a newer minor version run; of another major version or layout they are refused in words.
+
+use serde_json::json;
+use storage_worker_tests::confirmations::Confirmations;
+use storage_worker_tests::process::plugin_path;
+use storage_worker_tests::publisher::Publisher;
+use storage_worker_tests::redis_server::RedisServer;
+use storage_worker_tests::second_model::Sent;
+use storage_worker_tests::variant::Variant;
+use storage_worker_tests::worker::Setup;
+
+use crate::{SOON, check};
+
+fn stores_an_event(setup: &Setup, redis: &RedisServer) {
+    let worker = setup.start();
+    let confirmations = Confirmations::listen(redis);
+
+    Publisher::new(redis).publish(&[Sent::new("evaluation:queued", &json!({"eval_id": "e-1", "code": "1"}))]);
+
+    let confirmation = confirmations.wait_for(1, SOON).remove(0);
+    assert_eq!(confirmation.text("result"), "created");
+    assert_eq!(worker.record("e-1").expect("what is confirmed is stored")["status"], "queued");
+    let (status, log) = worker.terminate(SOON);
+    assert!(status.success(), "the worker ended with {status}:\n{log}");
+}
+
+fn with_plugin(redis_url: &str, plugin: &std::path::Path) -> Setup {
+    Setup::new(redis_url, plugin.to_str().expect("temporary paths are Unicode"))
+}
+
+#[test]
+fn a_plugin_of_a_newer_minor_version_and_one_of_an_older_run() {
+    let redis = RedisServer::start();
+    let newer = Variant::new().of_api("1.1.0").with_more_functions();
+    let newer_plugin = newer.build_memory();
+    let newer_worker = newer.build("storage-worker", "storage-worker");
+
+    stores_an_event(&with_plugin(&redis.url(), &newer_plugin), &redis);
+    stores_an_event(&with_plugin(&redis.url(), &plugin_path("memory")).run_by(&newer_worker), &redis);
+}
+
+#[test]
+fn a_plugin_of_another_major_version_is_refused_in_three_lines() {
+    let plugin = Variant::new().of_api("2.0.0").build_memory();
+
+    let (status, text) = check(&with_plugin("redis://127.0.0.1:1", &plugin));
+
+    assert_eq!(status, 2, "{text}");
+    assert!(text.contains("it was built for plugin-api 2.0.0,"), "{text}");
+    assert!(text.contains("this worker speaks 1."), "{text}");
+    assert!(text.contains("use a worker of plugin-api 2.x, or a plugin built against plugin-api 1.x"), "{text}");
+}
+
+#[test]
+fn a_plugin_of_another_layout_is_refused_and_the_type_is_named() {
+    let plugin = Variant::new()
+        .replace(
+            "plugin-api/src/abi.rs",
+            "    pub attempt: u32,\n    pub flags: u32,\n",
+            "    pub attempt: u64,\n    pub flags: u64,\n",
+        )
+        .replace("plugin-api/src/convert.rs", "attempt: call.attempt,", "attempt: u64::from(call.attempt),")
+        .replace("plugin-api/src/convert.rs", "attempt: context.attempt }", "attempt: 0 }")
+        .build_memory();
+
+    let (status, text) = check(&with_plugin("redis://127.0.0.1:1", &plugin));
+
+    assert_eq!(status, 2, "{text}");
+    assert!(text.contains("disagree"), "{text}");
+    assert!(text.contains("CallContext"), "{text}");
+    assert!(text.lines().count() < 12, "{text}");
+}
+
+#[test]
+fn a_plugin_whose_panics_abort_is_refused() {
+    let plugin = Variant::new().with_profile("[dev]\npanic = \"abort\"\nopt-level = 0\ndebug = false\n").build_memory();
+
+    let (status, text) = check(&with_plugin("redis://127.0.0.1:1", &plugin));
+
+    assert_eq!(status, 2, "{text}");
+    assert!(text.contains("built with `panic = \"abort\"`"), "{text}");
+}
