@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Global;
 use super::output::{self, Output, origin_json};
-use super::storage;
+use crate::app;
 use crate::config::{ConfigError, Loaded, Origin, Setting};
 use crate::http::client::Client;
 use crate::storage::explain::{self, Explanation};
@@ -48,7 +48,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
     if arguments.given {
         settings.retain(|setting| setting.origin != Origin::Default);
     }
-    let explanation = match storage::plan(&loaded, &Metrics::new()) {
+    let explanation = match app::plan(&loaded, &Metrics::new()) {
         Ok(plan) => plan.explain(),
         Err(error) => return incomplete(&loaded, settings, error, global.output),
     };

@@ -1,7 +1,5 @@
 //! How the commands reach storage: through the worker that runs, or by opening it themselves if none does.
 
-use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -9,32 +7,12 @@ use serde::Serialize;
 use serde_json::Value;
 use storage_plugin_api::{Call, HistoryEntry};
 
-use crate::config::{ConfigError, Loaded, Problem};
+use crate::app;
+use crate::config::Loaded;
 use crate::http::client::{Client, ClientError, escape};
-use crate::plugin::Loader;
 use crate::storage::read::{self, PageRequest};
-use crate::storage::{Current, Plan, Problems, Tree};
+use crate::storage::{Current, Tree};
 use crate::telemetry::metrics::Metrics;
-
-/// Loads the plugins of a configuration and asks them what they make of it; opens nothing.
-///
-/// # Errors
-/// Everything that is wrong, each with its place in the configuration.
-pub(crate) fn plan(loaded: &Loaded, metrics: &Metrics) -> Result<Plan, ConfigError> {
-    let config = &loaded.config.storage;
-    let cache = config.plugin_cache_dir.as_deref().map(Path::new);
-    let loader = Loader::new(&config.plugin_dirs, cache, Arc::new(metrics.clone()));
-    Plan::of(config, &loaded.config.backends, &loader).map_err(|problems| located(loaded, problems))
-}
-
-fn located(loaded: &Loaded, problems: Problems) -> ConfigError {
-    let locate = |problem: crate::storage::Problem| {
-        let path: Vec<&str> = problem.path.iter().map(String::as_str).collect();
-        let (key, origin) = loaded.origins.nearest(&path);
-        Problem::new(origin, key, problem.message)
-    };
-    ConfigError::Problems(problems.0.into_iter().map(locate).collect())
-}
 
 /// Reads what is stored.
 pub(crate) enum Reader {
@@ -108,7 +86,7 @@ impl Reader {
 impl Direct {
     fn open(loaded: &Loaded) -> anyhow::Result<Self> {
         let metrics = Metrics::new();
-        let plan = plan(loaded, &metrics)?;
+        let plan = app::plan(loaded, &metrics)?;
         let config = &loaded.config.storage;
         let (current, limit) = (Current::opening(), Instant::now() + config.open_timeout);
         // A worker waits for its storage however long; a command says what it waits for and gives up.

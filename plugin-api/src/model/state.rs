@@ -31,6 +31,12 @@ impl State {
         Self::default()
     }
 
+    /// A state of which nothing is known yet, with room for some registers.
+    #[must_use]
+    pub fn with_capacity(registers: usize) -> Self {
+        Self { registers: Vec::with_capacity(registers) }
+    }
+
     /// Takes over what another state knows. True if that changed this one.
     pub fn merge(&mut self, other: &Self) -> bool {
         self.merge_registers(other.registers.iter().map(Register::as_ref))
@@ -40,6 +46,10 @@ impl State {
     ///
     /// Copies only what wins; a body that is not taken over is never copied, nor hashed but on a tie.
     pub fn merge_registers<'a>(&mut self, registers: impl ExactSizeIterator<Item = RegisterRef<'a>>) -> bool {
+        // A state is kept for long and grows seldom: no room to spare, but for one with much history.
+        if self.registers.len() < 64 && self.registers.len() + registers.len() > self.registers.capacity() {
+            self.registers.reserve_exact(registers.len());
+        }
         let may_exceed_history = self.registers.len() + registers.len() > MAX_HISTORY;
         let mut added = Added { registers: Vec::new(), is_deferred: registers.len() > Added::FEW };
         let mut changed = false;
@@ -127,6 +137,25 @@ impl State {
         sha256(self.to_canonical_json().as_bytes())
     }
 
+    /// About how much memory the state takes, in bytes; for stores that are bounded by it.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let mut last_id: *const u8 = std::ptr::null();
+        let mut bytes = size_of::<Self>() + self.registers.capacity() * size_of::<Register>();
+        for register in &self.registers {
+            bytes += register.value.memory_bytes();
+            if let Name::Owned(name) = &register.name {
+                bytes += name.len();
+            }
+            // The registers of one event share its id.
+            if register.stamp.event_id.as_ptr() != last_id {
+                last_id = register.stamp.event_id.as_ptr();
+                bytes += register.stamp.event_id.len();
+            }
+        }
+        bytes
+    }
+
     /// The state with every body replaced by a reference to nowhere, as reads answer that leave bodies out.
     #[must_use]
     pub fn without_bodies(&self) -> Self {
@@ -207,13 +236,13 @@ impl State {
 
     /// Sets a top-level key of the metadata, of which the latest is kept. The value is canonical JSON.
     pub fn set_metadata(&mut self, stamp: &EventStamp, key: &str, canonical: impl Into<Box<str>>) {
-        let name = Name::Owned(format!("{}{key}", names::METADATA_PREFIX));
+        let name = Name::Owned([names::METADATA_PREFIX, key].concat());
         self.put(stamp, name, Rule::Last, 0, Value::Json(canonical.into()));
     }
 
     /// Adds the event's line to the history.
     pub fn set_history(&mut self, stamp: &EventStamp, kind: &str, status: Status, message: &str) {
-        let mut value = String::with_capacity(48 + kind.len() + message.len());
+        let mut value = String::with_capacity(37 + kind.len() + status.as_str().len() + message.len());
         value.push_str("{\"message\":");
         json::push_string(&mut value, message);
         value.push_str(",\"status\":\"");
@@ -221,7 +250,7 @@ impl State {
         value.push_str("\",\"type\":");
         json::push_string(&mut value, kind);
         value.push('}');
-        let name = Name::Owned(format!("{HISTORY_PREFIX}{}", stamp.event_id));
+        let name = Name::Owned([HISTORY_PREFIX, &stamp.event_id].concat());
         self.put(stamp, name, Rule::First, 0, Value::Json(value.into()));
     }
 
