@@ -27,6 +27,20 @@ Asks the worker that listens on `admin.listen`; if none does, opens the storage 
 
 Exit codes: 0 done, 1 there is none or storage failed, 2 wrong usage or configuration";
 
+/// What people look for first; the rest follows in the order of the keys.
+const FIRST: [&str; 11] = [
+    "id",
+    "status",
+    "success",
+    "language",
+    "created_at",
+    "submitted_at",
+    "queued_at",
+    "provisioning_at",
+    "started_at",
+    "completed_at",
+    "runtime_ms",
+];
 /// What stands below the other values, each in a block of its own.
 const BODIES: [&str; 3] = ["code", "output", "error"];
 
@@ -45,9 +59,12 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
 
 fn text(record: &Value, events: &Value) -> String {
     let mut text = String::new();
-    let known = |value: &Value| !value.is_null() && *value != json!({}) && *value != Value::Bool(false);
-    for (key, value) in record.as_object().into_iter().flatten() {
-        if known(value) && !BODIES.contains(&key.as_str()) {
+    let keys = record.as_object().into_iter().flat_map(|record| record.keys()).map(String::as_str);
+    let rest = keys.filter(|key| !FIRST.contains(key) && !BODIES.contains(key));
+    for key in FIRST.into_iter().chain(rest) {
+        let value = &record[key];
+        // `success` is the one answer of no that says something.
+        if !value.is_null() && *value != json!({}) && (*value != json!(false) || key == "success") {
             let _ = writeln!(text, "{key:<17} {}", plain(&shown(value)));
         }
     }
@@ -89,10 +106,10 @@ mod tests {
             json!([{ "timestamp": "2025-01-01T00:00:00.000000+00:00", "type": "queued", "message": "queued" }]);
 
         let expected = "\
-exit_code         0
 id                demo-1
-metadata          {\"a\":1}
 status            completed
+exit_code         0
+metadata          {\"a\":1}
 
 output:
   one
