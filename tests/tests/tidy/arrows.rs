@@ -69,7 +69,13 @@ fn crates(path: &str, manifest: &str) -> Vec<Finding> {
 
 fn plugins(path: &str, text: &str) -> Vec<Finding> {
     let code = code_of(text);
-    let lines = code.lines().enumerate().filter(|(_, line)| line.contains("storage_backend_"));
+    let names_a_crate = |line: &str| {
+        let behind = line.split("storage_backend_").skip(1);
+        behind
+            .map(|rest| rest.trim_start_matches(|char: char| char.is_alphanumeric() || char == '_'))
+            .any(|rest| rest.starts_with("::"))
+    };
+    let lines = code.lines().enumerate().filter(|(_, line)| names_a_crate(line));
     let message = "names a plugin's crate; the host loads plugins by the name in the configuration";
     lines.map(|(index, _)| Finding::new(path, index + 1, message)).collect()
 }
@@ -186,7 +192,10 @@ mod tests {
     #[test]
     fn a_plugin_that_the_host_names_is_found() {
         assert_eq!(
-            lines(plugins("host/src/a.rs", "const A: &str = \"storage_backend_x\";\nuse storage_backend_x::X;")),
+            lines(plugins(
+                "host/src/a.rs",
+                "const A: &str = \"storage_backend_x\";\nuse storage_backend_x::X;\nfn storage_backend_is_set() {}"
+            )),
             [2]
         );
     }

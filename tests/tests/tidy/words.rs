@@ -3,8 +3,8 @@
 use crate::code::{code_of, identifiers};
 use crate::{Finding, assert_tidy, documents, repository};
 
-/// Identifiers of others, which we have to call by their names.
-const OF_OTHERS: [&str; 1] = ["ConnectionManager"];
+/// Identifiers that name what is others'.
+const OF_OTHERS: [&str; 3] = ["ConnectionManager", "Msg", "running_by_storage_service"];
 
 /// A word that is not used, and what is said instead.
 struct Banned {
