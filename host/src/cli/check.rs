@@ -7,7 +7,9 @@ use serde_json::json;
 
 use super::Global;
 use super::output::{self, Output};
+use crate::app;
 use crate::config::{ConfigError, Loaded};
+use crate::telemetry::metrics::Metrics;
 
 /// Say what is wrong with the configuration, and touch nothing
 #[derive(Args, Debug)]
@@ -23,7 +25,7 @@ Exit codes: 0 no problem, 2 at least one";
 
 /// Loads the configuration and answers with its problems.
 pub(crate) fn run(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let result = global.load();
+    let result = global.load().and_then(|loaded| app::plan(&loaded, &Metrics::new()).map(|_| loaded));
     match global.output {
         Output::Text => text(global, result),
         Output::Json => json(&result),

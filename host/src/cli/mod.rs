@@ -8,6 +8,7 @@ mod explain;
 mod output;
 mod plugin;
 mod publish;
+mod run;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -24,16 +25,17 @@ const DEFAULT_FILE: &str = "storage-worker.toml";
 
 /// Stores evaluation events from Redis through storage backends loaded at run time
 #[derive(Debug, Parser)]
-#[command(name = "storage-worker", version, max_term_width = 100, after_help = AFTER_HELP, arg_required_else_help = true)]
+#[command(name = "storage-worker", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 const AFTER_HELP: &str = "\
 Examples:
+  storage-worker --config prod.toml            run the worker
   storage-worker check                         say what is wrong with ./storage-worker.toml
   storage-worker --config prod.toml explain    show what a configuration comes to
   storage-worker publish --generate --count 3  publish the events of three evaluations
@@ -78,6 +80,7 @@ enum LogFormatArgument {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Arguments),
     Check(check::Arguments),
     Explain(explain::Arguments),
     Plugin(plugin::Arguments),
@@ -101,7 +104,9 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return code;
         }
     };
-    match cli.global.start_logging().map_err(anyhow::Error::from).and_then(|()| cli.command.run(&cli.global)) {
+    let command = cli.command.unwrap_or_else(|| Command::Run(run::Arguments::default()));
+    let started = cli.global.start_logging(matches!(command, Command::Run(_)));
+    match started.map_err(anyhow::Error::from).and_then(|()| command.run(&cli.global)) {
         Ok(code) => code,
         Err(error) => {
             output::print_error(&error);
@@ -126,6 +131,7 @@ struct UsageError(String);
 impl Command {
     fn run(&self, global: &Global) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Run(arguments) => run::run(arguments, global),
             Self::Check(arguments) => check::run(arguments, global),
             Self::Explain(arguments) => explain::run(arguments, global),
             Self::Plugin(arguments) => plugin::run(arguments, global),
@@ -146,12 +152,18 @@ impl Global {
         Loaded::load(self.file(), &Environment::of_process(), &self.settings)
     }
 
-    fn start_logging(&self) -> Result<(), TelemetryError> {
+    /// The worker logs for programs, to standard output; the other commands answer there and log for people.
+    fn start_logging(&self, is_worker: bool) -> Result<(), TelemetryError> {
+        let (format, output, level) = match is_worker {
+            true => (LogFormat::Json, LogOutput::Stdout, "info"),
+            false => (LogFormat::Pretty, LogOutput::Stderr, "warn"),
+        };
         let format = match self.log_format {
             Some(LogFormatArgument::Json) => LogFormat::Json,
-            Some(LogFormatArgument::Pretty) | None => LogFormat::Pretty,
+            Some(LogFormatArgument::Pretty) => LogFormat::Pretty,
+            None => format,
         };
-        telemetry::init(format, LogOutput::Stderr, Some(self.log_level.as_deref().unwrap_or("warn")))
+        telemetry::init(format, output, Some(self.log_level.as_deref().unwrap_or(level)))
     }
 }
 

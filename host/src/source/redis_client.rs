@@ -70,6 +70,8 @@ impl RedisClient {
         // The crate's own text may quote the URL, and with it the password.
         let unreadable = |error: RedisError| RedisClientError::Url { reason: error.category().to_owned() };
         let info = config.url.expose().into_connection_info().map_err(unreadable)?;
+        // The first one stays; a second client finds it there already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
         let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true).set_keepalive(keepalive));
         let address = match info.addr() {

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 use storage_plugin_api::{
-    Backend, Call, Capabilities, Error, ErrorKind, Fields, HistoryEntry, Order, Query, Record, Result, Status,
+    Backend, Call, Capabilities, Error, ErrorKind, Fields, HistoryEntry, Order, Query, Record, Status,
 };
 
 /// The record of an evaluation.
@@ -55,11 +55,25 @@ pub struct Statistics {
     pub age_seconds: u64,
 }
 
+/// Why something could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The backend cannot do that at all.
+    #[error("the storage backend does not offer {0}")]
+    NotOffered(&'static str),
+    /// The cursor is not one that the backend gave.
+    #[error("`cursor` is none that this storage gave: {0}")]
+    Cursor(String),
+    /// The backend failed.
+    #[error(transparent)]
+    Storage(#[from] Error),
+}
+
 /// Reads a record; none if nothing is stored under the id.
 ///
 /// # Errors
 /// Those of the backend.
-pub fn evaluation(root: &dyn Backend, call: &Call, id: &str) -> Result<Option<Evaluation>> {
+pub fn evaluation(root: &dyn Backend, call: &Call, id: &str) -> Result<Option<Evaluation>, ReadError> {
     let found = root.get(call, &[id], Fields::Whole)?.pop().flatten();
     Ok(found.map(|found| Evaluation { record: Record::of(id, &found.state), incomplete: found.incomplete }))
 }
@@ -68,7 +82,7 @@ pub fn evaluation(root: &dyn Backend, call: &Call, id: &str) -> Result<Option<Ev
 ///
 /// # Errors
 /// Those of the backend.
-pub fn events(root: &dyn Backend, call: &Call, id: &str) -> Result<Option<Vec<HistoryEntry>>> {
+pub fn events(root: &dyn Backend, call: &Call, id: &str) -> Result<Option<Vec<HistoryEntry>>, ReadError> {
     let found = root.get(call, &[id], Fields::WithoutBodies)?.pop().flatten();
     Ok(found.map(|found| Record::of(id, &found.state).history))
 }
@@ -76,12 +90,17 @@ pub fn events(root: &dyn Backend, call: &Call, id: &str) -> Result<Option<Vec<Hi
 /// Reads a page of records.
 ///
 /// # Errors
-/// `InvalidItem` for a cursor that the backend does not take, else those of the backend.
-pub fn page(root: &dyn Backend, capabilities: &Capabilities, call: &Call, request: PageRequest) -> Result<Evaluations> {
+/// For a cursor that the backend does not take, and those of the backend.
+pub fn page(
+    root: &dyn Backend,
+    capabilities: &Capabilities,
+    call: &Call,
+    request: PageRequest,
+) -> Result<Evaluations, ReadError> {
     let order = match (capabilities.list_by_created, capabilities.list_by_id) {
         (true, _) => Order::NewestFirst,
         (false, true) => Order::Id,
-        (false, false) => return Err(Error::not_offered("list")),
+        (false, false) => return Err(ReadError::NotOffered("lists")),
     };
     let with_cursor = request.cursor.is_some();
     let query = Query {
@@ -95,8 +114,8 @@ pub fn page(root: &dyn Backend, capabilities: &Capabilities, call: &Call, reques
         cursor: request.cursor,
     };
     let page = root.list(call, &query).map_err(|error| match error.kind {
-        ErrorKind::Configuration if with_cursor => Error::invalid_item(error.message),
-        _ => error,
+        ErrorKind::Configuration if with_cursor => ReadError::Cursor(error.message),
+        _ => ReadError::Storage(error),
     })?;
     let evaluation = |(id, found): (String, storage_plugin_api::Found)| Evaluation {
         record: Record::of(&id, &found.state),
@@ -108,10 +127,10 @@ pub fn page(root: &dyn Backend, capabilities: &Capabilities, call: &Call, reques
 /// Counts what is stored.
 ///
 /// # Errors
-/// `Configuration` if the backend does not count, else those of the backend.
-pub fn statistics(root: &dyn Backend, capabilities: &Capabilities, call: &Call) -> Result<Statistics> {
+/// If the backend does not count, and those of the backend.
+pub fn statistics(root: &dyn Backend, capabilities: &Capabilities, call: &Call) -> Result<Statistics, ReadError> {
     if !capabilities.counts {
-        return Err(Error::not_offered("counts"));
+        return Err(ReadError::NotOffered("counts"));
     }
     let counts = root.counts(call)?;
     let count = |status: Status| counts.by_status.get(status.as_str()).copied().unwrap_or_default();
