@@ -165,7 +165,7 @@ impl<'a> Reader<'a> {
             state.set_text(stamp, &names::outcome(status, "output"), output);
         }
         let error = match self.text("error")? {
-            None if status == Status::Cancelled => self.text("reason")?,
+            None if self.row.status == Status::Cancelled => self.text("reason")?,
             error => error,
         };
         if let Some(error) = error {
