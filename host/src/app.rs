@@ -130,6 +130,9 @@ impl App {
     async fn start(config: &Config, settings: Vec<Setting>, plan: Plan, metrics: Metrics) -> Result<Self, AppError> {
         let current = Arc::new(Current::opening());
         let redis = RedisClient::new(&config.redis)?;
+        // Before anything is received: an address in use must not cost an event.
+        let public = Listener::bind("http", config.http.listen).await?;
+        let admin = Listener::bind("admin", config.admin.listen).await?;
         let worker = Arc::new(start_worker(config, &plan, redis, &current, &metrics)?);
         let draining = Arc::new(AtomicBool::new(false));
         let close_timeout = config.storage.close_timeout;
@@ -142,10 +145,7 @@ impl App {
             },
             &config.http,
         );
-        for (section, address, router) in
-            [("http", config.http.listen, http::public(&state)), ("admin", config.admin.listen, http::admin(&state))]
-        {
-            let listener = Listener::bind(section, address).await?;
+        for (listener, router) in [(public, http::public(&state)), (admin, http::admin(&state))] {
             // Served until the process ends: health is worth most while the worker drains.
             tokio::spawn(listener.serve(router, config.http.max_connections, CancellationToken::new()));
         }

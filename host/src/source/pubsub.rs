@@ -60,6 +60,15 @@ impl PubSub {
     }
 }
 
+impl Drop for PubSub {
+    /// Who reads it has panicked: nobody will subscribe again, and health must say so.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.lost("the thread that reads it has panicked; restart the worker");
+        }
+    }
+}
+
 impl Source for PubSub {
     fn name(&self) -> &'static str {
         "pubsub"

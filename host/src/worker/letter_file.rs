@@ -16,13 +16,15 @@ pub(super) struct LetterFile {
     pub(super) rotated: PathBuf,
     max_bytes: u64,
     open: Option<(File, u64)>,
+    /// Letters that rotations dropped and nobody was told of yet, since what followed failed.
+    dropped: usize,
 }
 
 impl LetterFile {
     pub(super) fn new(config: &DeadLettersConfig) -> Self {
         let mut rotated = config.path.clone().into_os_string();
         rotated.push(".1");
-        Self { path: config.path.clone(), rotated: rotated.into(), max_bytes: config.max_bytes, open: None }
+        Self { path: config.path.clone(), rotated: rotated.into(), max_bytes: config.max_bytes, open: None, dropped: 0 }
     }
 
     /// Appends whole lines and syncs them. Returns how many older letters a rotation dropped.
@@ -37,9 +39,8 @@ impl LetterFile {
 
     fn try_append(&mut self, lines: &str) -> io::Result<usize> {
         let (_, length) = self.open()?;
-        let mut dropped = 0;
         if *length > 0 && *length + lines.len() as u64 > self.max_bytes {
-            dropped = self.rotate()?;
+            self.rotate()?;
         }
         let (file, length) = self.open()?;
         let written = file.write_all(lines.as_bytes()).and_then(|()| file.sync_data());
@@ -49,7 +50,7 @@ impl LetterFile {
             return Err(error);
         }
         *length += lines.len() as u64;
-        Ok(dropped)
+        Ok(std::mem::take(&mut self.dropped))
     }
 
     /// Opens the file at its end, and ends a line that a crash cut short.
@@ -76,7 +77,7 @@ impl LetterFile {
         self.open.as_mut().ok_or_else(|| io::Error::other("the file was opened above"))
     }
 
-    fn rotate(&mut self) -> io::Result<usize> {
+    fn rotate(&mut self) -> io::Result<()> {
         let dropped = match File::open(&self.rotated) {
             Ok(file) => count_lines(file)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
@@ -84,7 +85,8 @@ impl LetterFile {
         };
         self.open = None;
         std::fs::rename(&self.path, &self.rotated)?;
-        Ok(dropped)
+        self.dropped += dropped;
+        Ok(())
     }
 }
 
@@ -123,6 +125,19 @@ mod tests {
         assert_eq!(dropped, [0, 0, 0, 3]);
         assert_eq!(std::fs::read_to_string(&path).expect("it is there"), "e\n");
         assert_eq!(std::fs::read_to_string(&file.rotated).expect("it is there"), "ddddddddd\n");
+    }
+
+    #[test]
+    fn what_a_rotation_drops_is_told_even_if_what_follows_fails() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("dead.jsonl");
+        let mut file = LetterFile::new(&DeadLettersConfig { path, max_bytes: 2 });
+        file.append("a\n").expect("it is writable");
+        file.append("b\n").expect("it is writable");
+
+        file.rotate().expect("it can be renamed");
+
+        assert_eq!(file.append("c\n").expect("it is writable"), 1);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tracing::{error, info};
 
 use crate::blobs::Blobs;
 use crate::caretaker::ScanNeed;
-use crate::directory::{Directories, is_valid_id};
+use crate::directory::{Directories, create_durably, is_valid_id};
 use crate::entry::Entry;
 use crate::log::{Log, remedy};
 use crate::options::{Options, Sync};
@@ -181,7 +181,7 @@ pub(crate) fn open_store(options: &Options, deadline: Instant, limits: Limits) -
             _ => Error::configuration(message),
         }
     };
-    std::fs::create_dir_all(path).map_err(failed)?;
+    create_durably(path).map_err(failed)?;
     let lock = lock(path, deadline)?;
     let directories = Directories::open(path).map_err(failed)?;
     let durability = match options.sync {
@@ -192,7 +192,7 @@ pub(crate) fn open_store(options: &Options, deadline: Instant, limits: Limits) -
     let log = Log::open(directories.log(), options.sync == Sync::Batch, &old).map_err(failed)?;
     let index = SharedIndex::open(directories.index())?;
     let store = Store::new(directories, log, index, limits, durability).map_err(failed)?;
-    replay_log(&store, &old)?;
+    // Before the log is replayed: its checkpoints must not make the index look as if it knew files it never saw.
     let view = store.index.partial_view()?;
     let stamp = view.stamp().map_err(|error| store.index.failed(&error))?;
     store.caretaker.set_behind(!view.behind(1).map_err(|error| store.index.failed(&error))?.is_empty());
@@ -202,6 +202,7 @@ pub(crate) fn open_store(options: &Options, deadline: Instant, limits: Limits) -
     if !store.index.is_whole() || stamp.directory_modified != modified {
         store.caretaker.set_scan_need(ScanNeed::Wanted);
     }
+    replay_log(&store, &old)?;
     Ok((store, lock))
 }
 

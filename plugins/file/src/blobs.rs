@@ -80,7 +80,12 @@ impl Blobs<'_> {
             // One that a crash left shorter is written again.
             Ok(file) if file.metadata()?.len() == bytes.len() as u64 => {
                 file.set_modified(SystemTime::now())?;
-                if self.sync { file.sync_all() } else { Ok(()) }
+                if !self.sync {
+                    return Ok(());
+                }
+                // Its name too: whoever stored it first may have failed just there.
+                file.sync_all()?;
+                self.directory.sync()
             }
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(cause),
             Ok(_) | Err(_) => {

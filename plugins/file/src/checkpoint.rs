@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use storage_plugin_api::{Durability, Error, Record, Result, State};
 
 use crate::caretaker::ScanNeed;
-use crate::directory::{Directory, file_name};
+use crate::directory::{Directories, Directory, file_name};
 use crate::index::{Change, Row, Stamp, Update};
 use crate::log::remedy;
 use crate::record_file;
@@ -27,17 +27,27 @@ pub(crate) struct Checkpoint {
     taken: Vec<Arc<str>>,
     written: Vec<Arc<str>>,
     changes: Vec<Change>,
+    /// New files that wait, synced, to take the places of old ones.
+    staged: Vec<Staged>,
     /// The files of the histories are left for later.
     without_histories: bool,
 }
 
+/// The file of an evaluation that is written, and not yet in its place.
+#[derive(Debug)]
+struct Staged {
+    id: Arc<str>,
+    with_history: bool,
+}
+
 impl Store {
-    /// Runs a whole checkpoint of the log up to a position, or its end. Answers the position of the log that it covers. After an error everything is as before,
-    /// and will be taken by the next one.
+    /// Runs a whole checkpoint of the log up to a position, or its end. Answers the position of the log that it covers.
+    /// After an error everything is as before, and will be taken by the next one.
     pub(crate) fn checkpoint(&self, up_to: u64) -> Result<u64> {
         let mut checkpoint = self.begin_checkpoint(up_to);
         let outcome = self
             .write_files(&mut checkpoint)
+            .and_then(|()| self.put_in_place(&mut checkpoint))
             .and_then(|()| self.write_index(&checkpoint))
             .and_then(|()| self.sync_files(&checkpoint));
         match outcome {
@@ -58,7 +68,7 @@ impl Store {
         let (position, taken) = (self.log.end().min(up_to), self.pending.take_dirty());
         drop(gate);
         let without_histories = self.pending.is_filling();
-        Checkpoint { position, taken, written: Vec::new(), changes: Vec::new(), without_histories }
+        Checkpoint { position, taken, written: Vec::new(), changes: Vec::new(), staged: Vec::new(), without_histories }
     }
 
     /// Writes the files of what was taken, as it is by now.
@@ -72,7 +82,10 @@ impl Store {
             checkpoint.written.push(Arc::clone(id));
             match state {
                 Some(state) => {
-                    self.write_evaluation(id, &state, !checkpoint.without_histories)?;
+                    let with_history = !checkpoint.without_histories;
+                    if self.write_evaluation(id, &state, with_history)? {
+                        checkpoint.staged.push(Staged { id: Arc::clone(id), with_history });
+                    }
                     checkpoint.changes.push((Arc::clone(id), Some(Row::of(&state))));
                 }
                 None => {
@@ -84,6 +97,31 @@ impl Store {
         for id in self.caretaker.take_missing() {
             if !self.pending.is_unwritten(&id) && matches!(self.read_file(&id), Ok(Ok(Stored::Absent))) {
                 checkpoint.changes.push((id, None));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the new files in the places of old ones.
+    ///
+    /// An old file may have what the log let go of long ago, so the new one is durable before it takes its place: a file
+    /// system is free to make the new name durable before what is in the file. Of an evaluation without a file the log
+    /// has everything.
+    pub(crate) fn put_in_place(&self, checkpoint: &mut Checkpoint) -> Result<()> {
+        if checkpoint.staged.is_empty() {
+            return Ok(());
+        }
+        self.sync_directories()?;
+        let Directories { evaluations, events, writing, .. } = &self.directories;
+        for Staged { id, with_history } in checkpoint.staged.drain(..) {
+            let name = file_name(&id);
+            let put = |staged: &str, target: &Directory| {
+                let put = writing.move_to(staged, target, &name);
+                put.map_err(|cause| file_error("replace", target, &name, &cause))
+            };
+            put(&record_name(&id), evaluations)?;
+            if with_history {
+                put(&history_name(&id), events)?;
             }
         }
         Ok(())
@@ -140,13 +178,24 @@ impl Store {
     }
 
     /// The record before its history: until it has a state, the history beside it is somebody else's.
-    fn write_evaluation(&self, id: &str, state: &State, with_history: bool) -> Result<()> {
+    ///
+    /// True if they are to take the places of files that are there, which is left to [`Self::put_in_place`].
+    fn write_evaluation(&self, id: &str, state: &State, with_history: bool) -> Result<bool> {
+        let Directories { evaluations, events, writing, .. } = &self.directories;
         let (record, name) = (Record::of(id, state), file_name(id));
-        self.write_file(&self.directories.evaluations, &name, &record_file::encode(&record, state))?;
-        match with_history {
-            true => self.write_file(&self.directories.events, &name, &record_file::encode_history(&record.history)),
-            false => Ok(()),
+        let is_staged = self.durability == Durability::Durable && evaluations.exists(&name);
+        let write = |directory: &Directory, staged: String, text: &str| match is_staged {
+            true => {
+                let written = writing.write(&staged, text.as_bytes(), false);
+                written.map_err(|cause| file_error("write", writing, &staged, &cause))
+            }
+            false => self.write_file(directory, &name, text),
+        };
+        write(evaluations, record_name(id), &record_file::encode(&record, state))?;
+        if with_history {
+            write(events, history_name(id), &record_file::encode_history(&record.history))?;
         }
+        Ok(is_staged)
     }
 
     pub(crate) fn write_file(&self, directory: &Directory, name: &str, text: &str) -> Result<()> {
@@ -174,6 +223,14 @@ pub(crate) fn nanoseconds(time: SystemTime) -> i64 {
 
 pub(crate) fn now() -> i64 {
     nanoseconds(SystemTime::now())
+}
+
+fn record_name(id: &str) -> String {
+    format!("{id}.record")
+}
+
+fn history_name(id: &str) -> String {
+    format!("{id}.history")
 }
 
 fn file_error(what: &str, directory: &Directory, name: &str, cause: &io::Error) -> Error {

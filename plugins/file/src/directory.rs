@@ -26,12 +26,14 @@ pub(crate) struct Directories {
     pub(crate) events: Directory,
     pub(crate) corrupt: Directory,
     pub(crate) blobs: Directory,
+    /// Where files are written that take the places of others once they are durable.
+    pub(crate) writing: Directory,
 }
 
 impl Directories {
     /// Opens the directories below a path; makes those that are missing.
     pub(crate) fn open(root: &Path) -> io::Result<Self> {
-        fs::create_dir_all(root.join("log"))?;
+        create_durably(&root.join("log"))?;
         let open = |name: &str| Directory::open(root.join(name));
         let directories = Self {
             root: root.to_owned(),
@@ -39,7 +41,12 @@ impl Directories {
             events: open("events")?,
             corrupt: open("corrupt")?,
             blobs: open("blobs")?,
+            writing: open("writing")?,
         };
+        // What a crash left there has not taken its place, so the log has it.
+        for name in directories.writing.names()? {
+            directories.writing.remove(&name)?;
+        }
         File::open(root)?.sync_all()?;
         Ok(directories)
     }
@@ -51,6 +58,21 @@ impl Directories {
     pub(crate) fn index(&self) -> PathBuf {
         self.root.join("index.redb")
     }
+}
+
+/// Makes a directory and those above it that are missing, each durable in the one above.
+pub(crate) fn create_durably(path: &Path) -> io::Result<()> {
+    let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.is_dir();
+    let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+    for path in missing.into_iter().rev() {
+        match fs::create_dir(path) {
+            Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => return Err(cause),
+            _ => {}
+        }
+        let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+        File::open(above.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
 }
 
 impl Directory {

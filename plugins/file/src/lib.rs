@@ -6,6 +6,7 @@
 //! log/<number>.log        what the files do not have yet, synced              (log.rs, entry.rs, segment.rs, replay.rs)
 //! index.redb              what lists and counts need                          (index.rs, shared_index.rs, scan.rs)
 //! corrupt/                damaged files, set aside                            (store.rs)
+//! writing/                files on their way into the places of others        (checkpoint.rs)
 //! blobs/                  blobs                                               (blobs.rs)
 //! lock                    held while a process uses the directory             (backend.rs)
 //! ```

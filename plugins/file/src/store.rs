@@ -333,12 +333,13 @@ impl Store {
             return Ok(answers);
         }
         let position = self.log.append(frame)?;
+        // Before a file is removed: else a crash might leave neither it nor the delete, but merges from before.
+        let synced = self.log.sync_to(position, call.deadline);
         for id in gone {
             self.apply_delete(id);
         }
         drop(gate);
-        self.log.sync_to(position, call.deadline)?;
-        Ok(answers)
+        synced.map(|()| answers)
     }
 
     fn may_delete(&self, id: &str, wanted: &dyn Fn(&State) -> bool) -> Deleted {

@@ -5,6 +5,7 @@ use std::fs::File;
 use storage_plugin_api::Delete;
 
 use super::*;
+use crate::caretaker::ScanNeed;
 use crate::entry::FRAME_HEADER;
 use crate::replay::replay;
 use crate::segment::{HEADER_BYTES, OldSegment};
@@ -55,6 +56,14 @@ fn a_crash_between_any_two_steps_loses_nothing() {
     let again = second.to_canonical_json();
     expected[1].1 = Some(&again);
     assert_whole(path, &expected, "after the files");
+    assert_eq!(
+        record(path, "a")["status"],
+        "queued",
+        "what a file has and the log has not stays until its heir is synced"
+    );
+    store.put_in_place(&mut checkpoint).expect("put");
+    assert_eq!(record(path, "a")["status"], "completed");
+    assert_whole(path, &expected, "after the files are in their places");
     store.write_index(&checkpoint).expect("written");
     assert_whole(path, &expected, "after the index");
     store.sync_files(&checkpoint).expect("synced");
@@ -81,6 +90,24 @@ fn a_crash_while_the_files_are_written_leaves_none_torn() {
     let backend = open(copy.path());
     assert!(get(&backend, "a").is_some_and(|found| !found.incomplete));
     assert!(!copy.path().join("evaluations/.writing.tmp").exists());
+}
+
+#[test]
+fn a_long_log_does_not_hide_files_that_came_meanwhile() {
+    let directory = directory();
+    let path = directory.path();
+    open(path).close(&call()).expect("closed");
+    let (store, lock) = open_still(path);
+    for number in 0..400 {
+        merge_into(&store, &format!("e-{number}"), &queued("q", START));
+    }
+    assert!(store.pending.is_filling(), "long enough for a checkpoint within the replay");
+    drop((store, lock));
+    std::fs::write(path.join("evaluations/foreign.json"), br#"{"id":"foreign","status":"queued"}"#).expect("written");
+
+    let (store, _lock) = open_still(path);
+
+    assert_eq!(store.caretaker.scan_need(), ScanNeed::Wanted);
 }
 
 #[test]
