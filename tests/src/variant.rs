@@ -116,7 +116,8 @@ impl Variant {
             .output()
             .expect("start cargo");
         assert!(output.status.success(), "{package} does not build:\n{}", String::from_utf8_lossy(&output.stderr));
-        let built = self.directory.path().join(file);
+        let built = self.directory.path().join("built").join(file);
+        std::fs::create_dir_all(built.parent().expect("it lies in `built`")).expect("make a directory");
         std::fs::copy(target.join("debug").join(file), &built).expect("copy what was built");
         built
     }
