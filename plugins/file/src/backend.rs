@@ -264,9 +264,9 @@ fn replay_entry(store: &Store, entry: &Entry) -> io::Result<()> {
     Ok(())
 }
 
-/// Does of a scan, if one is wanted, what there is time for.
+/// Fills an index that is not whole as far as there is time: lists are refused until it is.
 fn scan_until(store: &Store, deadline: Instant) -> Result<()> {
-    if store.caretaker.scan_need() != ScanNeed::Wanted {
+    if store.index.is_whole() {
         return Ok(());
     }
     let mut scan = Scan::default();

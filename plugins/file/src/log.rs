@@ -32,6 +32,8 @@ pub(crate) struct Log {
     synced: Condvar,
     /// Told when the next segment is made, or could not be.
     prepared: Condvar,
+    /// The last segment that could not be synced, and why. Held while one is synced.
+    unsynced: Mutex<Option<(u64, String)>>,
     /// Why the last append failed.
     failure: Mutex<Option<String>>,
 }
@@ -80,6 +82,7 @@ impl Log {
             progress: Mutex::new(progress),
             synced: Condvar::new(),
             prepared: Condvar::new(),
+            unsynced: Mutex::new(None),
             failure: Mutex::new(None),
         })
     }
@@ -100,10 +103,11 @@ impl Log {
 
     fn try_append(&self, mut frame: Sealed) -> Result<u64> {
         let mut tail = self.tail();
-        let is_full = tail.length + frame.length() > SEGMENT_BYTES && tail.length > HEADER_BYTES as u64;
-        if tail.broken.is_some() || is_full {
-            tail = self.wait_for_next(tail)?;
-            self.rotate(&mut tail)?;
+        while tail.has_no_room_for(&frame) {
+            match tail.preparing {
+                true => tail = self.wait_for_next(tail)?,
+                false => self.rotate(&mut tail)?,
+            }
         }
         if let Err(cause) = tail.file.write_all_at(frame.bytes_for(tail.number), tail.length) {
             let message = format!("cannot write to {}: {cause}; {}", self.name(tail.number), remedy(&cause));
@@ -243,17 +247,16 @@ impl Log {
             let tail = self.tail();
             (Arc::clone(&tail.file), tail.number, tail.end)
         };
-        let outcome = file.sync_data();
-        if let Err(cause) = &outcome {
-            // The kernel may have dropped what it could not write: this segment is not trusted with anything new.
+        let outcome = self.sync_segment(&file, number);
+        if let Err(why) = &outcome {
             let mut tail = self.tail();
             if tail.number == number {
-                tail.broken = Some(cause.to_string());
+                tail.broken = Some(why.clone());
             }
         }
         let mut progress = self.progress();
         progress.running = false;
-        progress.note(end, outcome.map_err(|cause| self.sync_failed(number, &cause)));
+        progress.note(end, outcome);
         drop(progress);
         self.synced.notify_all();
     }
@@ -268,11 +271,7 @@ impl Log {
             })?,
         };
         if self.sync {
-            // What follows a failed sync is not trusted either, whatever the next one says.
-            let outcome = match tail.broken.take() {
-                Some(why) => Err(why),
-                None => tail.file.sync_data().map_err(|cause| self.sync_failed(tail.number, &cause)),
-            };
+            let outcome = self.sync_segment(&tail.file, tail.number);
             self.progress().note(tail.end, outcome);
             self.synced.notify_all();
         }
@@ -284,10 +283,20 @@ impl Log {
         Ok(())
     }
 
-    fn sync_failed(&self, number: u64, cause: &io::Error) -> String {
-        let message = format!("cannot sync {}: {cause}; {}", self.name(number), remedy(cause));
-        error!(path = %segment::path(&self.directory, number).display(), %cause, "cannot sync the log");
-        message
+    /// Syncs a segment, unless that failed before: then the kernel may have dropped what it could not write, and says so
+    /// only once.
+    fn sync_segment(&self, file: &File, number: u64) -> Result<(), String> {
+        let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, why)) = unsynced.as_ref().filter(|(segment, _)| *segment == number) {
+            return Err(why.clone());
+        }
+        file.sync_data().map_err(|cause| {
+            let path = segment::path(&self.directory, number);
+            error!(path = %path.display(), %cause, "cannot sync the log");
+            let why = format!("cannot sync {}: {cause}; {}", self.name(number), remedy(&cause));
+            *unsynced = Some((number, why.clone()));
+            why
+        })
     }
 
     fn name(&self, number: u64) -> String {
@@ -304,6 +313,13 @@ impl Log {
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tail {
+    fn has_no_room_for(&self, frame: &Sealed) -> bool {
+        let is_full = self.length + frame.length() > SEGMENT_BYTES && self.length > HEADER_BYTES as u64;
+        self.broken.is_some() || is_full
     }
 }
 
