@@ -138,7 +138,7 @@ fn what_a_document_store_cannot_take_waits_until_it_can() {
 
 #[test]
 fn an_asynchronous_merge_that_takes_too_long_is_given_up_and_tried_again() {
-    let author = Author::asynchronous("5s").set("storage.call_timeout", "100ms");
+    let author = Author::asynchronous("2s").set("storage.call_timeout", "100ms");
     let mut worker = author.setup.start();
 
     author.publish(&[queued("slow")]);
@@ -174,6 +174,8 @@ fn failures(worker: &Worker, kind: &str) -> f64 {
 fn assert_waits(author: &Author, worker: &mut Worker) {
     assert!(worker.is_running());
     assert_eq!(worker.http().get("/livez").status, 200);
-    assert!(worker.http().metric("storage_worker_queue_events", &[]) >= 1.0, "nothing waits:\n{}", worker.log());
+    eventually(SOON, "the metrics to tell what waits", || {
+        worker.http().metric("storage_worker_queue_events", &[]) >= 1.0
+    });
     assert!(author.setup.dead_letters().is_empty());
 }
