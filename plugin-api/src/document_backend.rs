@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::backend::{Answer, Backend, Call, Delete, Deleted, Durability, Found, Item, Outcome};
+use crate::capabilities::Capabilities;
 use crate::document_store::{Columns, Document, DocumentStore, Put, PutAnswer, Scan};
 use crate::error::{Error, Result};
 use crate::model::record::Record;
@@ -35,6 +36,13 @@ impl DocumentBackend {
     #[must_use]
     pub fn new(store: Arc<dyn DocumentStore>, durability: Durability) -> Self {
         Self { store, durability }
+    }
+
+    /// What such a backend offers over a store that says this of itself: the lists and counts are not the store's to say.
+    #[must_use]
+    pub fn capabilities(store: &Capabilities) -> Capabilities {
+        let Capabilities { durable, exclusive, parallel_calls, .. } = *store;
+        Capabilities { durable, exclusive, parallel_calls, list_by_id: true, counts: true, ..Capabilities::default() }
     }
 
     /// Merges some items once; what met a conflict stays in `open`.

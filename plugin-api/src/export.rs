@@ -40,7 +40,7 @@ use crate::query::Health;
 #[macro_export]
 macro_rules! export_backend {
     ($name:literal, $backend:ty) => {
-        $crate::__export_plugin!($name, "backend", $crate::__private::BackendPlugin<$backend>);
+        $crate::__export_plugin!($name, BACKEND, $crate::__private::BackendPlugin<$backend>);
     };
 }
 
@@ -52,14 +52,14 @@ macro_rules! export_backend {
 #[macro_export]
 macro_rules! export_document_store {
     ($name:literal, $store:ty) => {
-        $crate::__export_plugin!($name, "documents", $crate::__private::DocumentPlugin<$store>);
+        $crate::__export_plugin!($name, DOCUMENTS, $crate::__private::DocumentPlugin<$store>);
     };
 }
 
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export_plugin {
-    ($name:literal, $kind:literal, $plugin:ty) => {
+    ($name:literal, $kind:ident, $plugin:ty) => {
         const _: () = {
             const PARTS: &[&str] = &[
                 "{\"magic\":\"",
@@ -69,7 +69,7 @@ macro_rules! __export_plugin {
                 "\",\"api\":\"",
                 $crate::__private::manifest::API_VERSION,
                 "\",\"kind\":\"",
-                $kind,
+                $crate::__private::manifest::$kind,
                 "\",\"name\":\"",
                 $name,
                 "\",\"version\":\"",

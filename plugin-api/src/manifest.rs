@@ -12,6 +12,10 @@ pub const SECTION_MACHO: &str = "__storage_plugin";
 pub const MAGIC: &str = "storage-plugin";
 /// The value of [`Manifest::abi`] of a plugin written in Rust.
 pub const ABI_RUST: &str = "rust-1";
+/// The value of [`Manifest::kind`] of a plugin that exports a [`Backend`](crate::Backend).
+pub const BACKEND: &str = "backend";
+/// The value of [`Manifest::kind`] of a plugin that exports a [`DocumentStore`](crate::DocumentStore).
+pub const DOCUMENTS: &str = "documents";
 /// The version of this crate, which is the version of the contract.
 pub const API_VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The compiler that built this library.
@@ -28,7 +32,7 @@ pub struct Manifest {
     pub abi: String,
     /// The version of this crate that it was built with.
     pub api: String,
-    /// `backend` or `documents`.
+    /// [`BACKEND`] or [`DOCUMENTS`].
     pub kind: String,
     /// The plugin's name.
     pub name: String,

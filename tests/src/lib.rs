@@ -7,6 +7,7 @@ pub mod gate;
 pub mod generate;
 pub mod http;
 pub mod load;
+pub mod outside;
 pub mod process;
 pub mod publisher;
 pub mod redis_server;

@@ -130,8 +130,14 @@ pub fn worker_binary() -> PathBuf {
 /// When it was not built.
 #[must_use]
 pub fn plugin_path(name: &str) -> PathBuf {
+    built(&library_name(name))
+}
+
+/// What the library of the plugin of that name is called on this system.
+#[must_use]
+pub fn library_name(name: &str) -> String {
     let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    built(&format!("{prefix}storage_backend_{name}{suffix}"))
+    format!("{prefix}storage_backend_{name}{suffix}")
 }
 
 /// Test programs are in `target/<profile>/deps`, what they test is one directory up.

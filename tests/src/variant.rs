@@ -1,19 +1,12 @@
-//! Plugins and loaders of other versions: today's sources, changed, built in a workspace of their own.
-//!
-//! All variants share one build directory, so that their dependencies are compiled once; they are built one after the
-//! other, since cargo tells the packages of two such workspaces apart by their age only.
+//! Plugins and loaders of other versions: today's sources, changed, built in a workspace of their own by `outside.rs`.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Mutex, PoisonError};
 
 use tempfile::TempDir;
 use toml::{Table, Value};
 
-use crate::process::worker_binary;
-
-/// Held while a variant is built.
-static BUILDING: Mutex<()> = Mutex::new(());
+use crate::outside;
+use crate::process::library_name;
 
 /// A workspace that differs from this one in a few places.
 #[derive(Debug)]
@@ -29,7 +22,7 @@ impl Variant {
     #[must_use]
     pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("make a temporary directory");
-        let (source, target) = (workspace(), directory.path());
+        let (source, target) = (outside::repository(), directory.path());
         copy(&source.join("plugin-api"), &target.join("plugin-api"));
         copy(&source.join("plugins/memory"), &target.join("plugins/memory"));
         copy(&source.join("tests/fixtures/loader"), &target.join("loader"));
@@ -46,8 +39,8 @@ impl Variant {
         let workspace = manifest["workspace"].as_table_mut().expect("`workspace` is a table");
         workspace.insert("members".to_owned(), Value::Array(members));
         workspace.remove("exclude");
-        // Built quickly, and at another optimisation level than the worker.
-        let profile: Table = "[dev]\nopt-level = 0\ndebug = false".parse().expect("it is TOML");
+        // At another optimisation level than the worker.
+        let profile: Table = "[dev]\nopt-level = 0".parse().expect("it is TOML");
         manifest.insert("profile".to_owned(), profile.into());
         std::fs::write(target.join("Cargo.toml"), manifest.to_string()).expect("write a Cargo.toml");
         Self { directory }
@@ -107,19 +100,7 @@ impl Variant {
     #[must_use]
     #[track_caller]
     pub fn build(&self, package: &str, file: &str) -> PathBuf {
-        let target = worker_binary().parent().and_then(Path::parent).expect("target/<profile>/<file>").join("variants");
-        let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
-        let output = Command::new(env!("CARGO"))
-            .args(["build", "--offline", "--quiet", "-p", package])
-            .current_dir(self.directory.path())
-            .env("CARGO_TARGET_DIR", &target)
-            .output()
-            .expect("start cargo");
-        assert!(output.status.success(), "{package} does not build:\n{}", String::from_utf8_lossy(&output.stderr));
-        let built = self.directory.path().join("built").join(file);
-        std::fs::create_dir_all(built.parent().expect("it lies in `built`")).expect("make a directory");
-        std::fs::copy(target.join("debug").join(file), &built).expect("copy what was built");
-        built
+        outside::build(self.directory.path(), package, file, &self.directory.path().join("built"), &[])
     }
 
     /// Builds the worker's loader as a program that loads the plugin it is given and merges one state.
@@ -133,7 +114,7 @@ impl Variant {
     #[must_use]
     #[track_caller]
     pub fn build_memory(&self) -> PathBuf {
-        self.build("storage-backend-memory", "libstorage_backend_memory.so")
+        self.build("storage-backend-memory", &library_name("memory"))
     }
 }
 
@@ -141,10 +122,6 @@ impl Default for Variant {
     fn default() -> Self {
         Self::new()
     }
-}
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie in the workspace").to_owned()
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use storage_plugin_api::abi::{Answered, CheckArguments, ChildHandle, OpenArguments, PluginModuleRef};
 use storage_plugin_api::export::lend_backend;
 use storage_plugin_api::import::{ImportedBackend, ImportedDocuments, error_of};
-use storage_plugin_api::manifest::Manifest;
+use storage_plugin_api::manifest::{self, Manifest};
 use storage_plugin_api::{Backend, Child, ChildDescription, Description, DocumentBackend, Durability, Error, Result};
 
 use super::host_api::{self, PluginMetrics};
@@ -72,8 +72,12 @@ impl Library {
             reserved: [0; 4],
         });
         let description: RString = result(answered)?;
-        serde_json::from_str(&description)
-            .map_err(|error| Error::internal(format_args!("its description cannot be read: {error}")))
+        let mut description: Description = serde_json::from_str(&description)
+            .map_err(|error| Error::internal(format_args!("its description cannot be read: {error}")))?;
+        if self.manifest.kind == manifest::DOCUMENTS {
+            description.capabilities = DocumentBackend::capabilities(&description.capabilities);
+        }
+        Ok(description)
     }
 
     /// Opens an instance. Blocks, and may do so for ever: the caller waits on another thread.

@@ -1,6 +1,7 @@
 //! The plugin boundary: what the worker does with plugins of other versions, with files that are none, and with a
 //! plugin that misbehaves. All through the real binary.
 
+mod authors;
 mod files;
 mod hostile;
 mod versions;

@@ -61,10 +61,10 @@ fn decisions_have_their_form() {
 fn the_example_of_the_readme_is_the_tested_one() {
     let example = blocks(repository::text("README.md"), "```rust");
     let crate_doc = comments_of(repository::text("plugin-api/src/lib.rs"));
-    assert_tidy(
-        "the plugin in the README is the doc test of plugin-api/src/lib.rs",
-        same_example(&example, &crate_doc),
-    );
+    let mut findings = same_example(&example, &crate_doc, "plugin-api/src/lib.rs");
+    let whole = "examples/shelf/src/lib.rs";
+    findings.extend(same_example(&example, repository::text(whole), whole));
+    assert_tidy("the plugin in the README is the doc test of plugin-api, and examples/shelf", findings);
 }
 
 /// The rows of the first table whose first column has this head, without head and rule.
@@ -193,12 +193,12 @@ fn decisions(files: &[(&str, &str)]) -> Vec<Finding> {
     findings
 }
 
-fn same_example(example: &[String], crate_doc: &str) -> Vec<Finding> {
+fn same_example(example: &[String], tested: &str, path: &str) -> Vec<Finding> {
     let message = match example {
         [] => "has no Rust block; show a plugin".to_owned(),
-        [example] if crate_doc.contains(example.trim()) => return Vec::new(),
-        [_] => "shows another plugin than the doc test; copy it from plugin-api/src/lib.rs".to_owned(),
-        _ => "has several Rust blocks; only the doc test of plugin-api/src/lib.rs is known to compile".to_owned(),
+        [example] if tested.contains(example.trim()) => return Vec::new(),
+        [_] => format!("shows another plugin than {path}; copy the one to the other"),
+        _ => format!("has several Rust blocks; only that of {path} is known to compile"),
     };
     vec![Finding::new("README.md", 0, message)]
 }
@@ -293,9 +293,9 @@ mod tests {
     fn an_example_that_nobody_compiles_is_found() {
         let readme = blocks("```rust\nfn a() {}\n```\n", "```rust");
 
-        assert_eq!(same_example(&readme, "```\nfn a() {}\n```\n"), []);
-        assert_eq!(same_example(&readme, "```\nfn b() {}\n```\n").len(), 1);
-        assert_eq!(same_example(&[], "").len(), 1);
+        assert_eq!(same_example(&readme, "```\nfn a() {}\n```\n", "a.rs"), []);
+        assert_eq!(same_example(&readme, "```\nfn b() {}\n```\n", "a.rs").len(), 1);
+        assert_eq!(same_example(&[], "", "a.rs").len(), 1);
     }
 
     #[test]

@@ -1,0 +1,59 @@
+//! Builds packages of other workspaces than this one, as their authors would.
+//!
+//! All share one build directory, so that their dependencies are compiled once; they are built one after the other,
+//! since cargo tells packages of one name in two such workspaces apart by their age only.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+use crate::process::{library_name, worker_binary};
+
+/// Held while a package is built.
+static BUILDING: Mutex<()> = Mutex::new(());
+
+/// Builds the plugin `examples/<name>`, and gives a copy of its library in a directory.
+///
+/// # Panics
+/// When it does not build, or not with the versions of its lock file.
+#[must_use]
+#[track_caller]
+pub fn build_example(name: &str, into: &Path) -> PathBuf {
+    let workspace = repository().join("examples").join(name);
+    build(&workspace, &format!("storage-backend-{name}"), &library_name(name), into, &["--locked"])
+}
+
+/// Builds a package of a workspace, and gives a copy in a directory of the file of this name that it made. The options
+/// are those of `cargo build`.
+///
+/// # Panics
+/// When it does not build.
+#[must_use]
+#[track_caller]
+pub fn build(workspace: &Path, package: &str, file: &str, into: &Path, options: &[&str]) -> PathBuf {
+    let target = worker_binary().parent().and_then(Path::parent).expect("target/<profile>/<file>").join("variants");
+    let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
+    let output = Command::new(env!("CARGO"))
+        .args(["build", "--offline", "--quiet", "-p", package])
+        .args(options)
+        .current_dir(workspace)
+        .env("CARGO_TARGET_DIR", &target)
+        // Quickly; and alike for all, so that what they depend on is the same.
+        .env("CARGO_PROFILE_DEV_DEBUG", "false")
+        .output()
+        .expect("start cargo");
+    assert!(output.status.success(), "{package} does not build:\n{}", String::from_utf8_lossy(&output.stderr));
+    let built = into.join(file);
+    std::fs::create_dir_all(into).expect("make a directory");
+    std::fs::copy(target.join("debug").join(file), &built).expect("copy what was built");
+    built
+}
+
+/// The directory of this repository.
+///
+/// # Panics
+/// Never: the kit lies in it.
+#[must_use]
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie in the repository").to_owned()
+}
