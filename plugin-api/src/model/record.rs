@@ -147,6 +147,12 @@ impl Record {
         number(state.get(names::CREATED_AT))
     }
 
+    /// When a state ended, in microseconds: the time of the winning `end`.
+    #[must_use]
+    pub fn completed_at_of(state: &State) -> Option<i64> {
+        winning_end(state).map(|(_, time)| time)
+    }
+
     /// The language of a state.
     #[must_use]
     pub fn language_of(state: &State) -> Option<String> {

@@ -81,6 +81,18 @@ impl Value {
         }
     }
 
+    /// About how much memory the value holds, beside itself.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        match self {
+            Self::Json(json) => json.len(),
+            Self::Body(body) => match (body.as_text(), body.reference_json()) {
+                (Some(text), _) => text.len(),
+                (None, Some(json)) => size_of::<Reference>() + 2 * json.len(),
+                (None, None) => 0,
+            },
+        }
+    }
+
     /// The body; none for JSON.
     #[must_use]
     pub fn as_body(&self) -> Option<&Body> {

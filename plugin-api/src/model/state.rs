@@ -40,6 +40,10 @@ impl State {
     ///
     /// Copies only what wins; a body that is not taken over is never copied, nor hashed but on a tie.
     pub fn merge_registers<'a>(&mut self, registers: impl ExactSizeIterator<Item = RegisterRef<'a>>) -> bool {
+        // A state is kept for long and grows seldom: no room to spare, but for one with much history.
+        if self.registers.len() < 64 && self.registers.len() + registers.len() > self.registers.capacity() {
+            self.registers.reserve_exact(registers.len());
+        }
         let history_before = (self.registers.len() + registers.len() > MAX_HISTORY).then(|| self.history().to_vec());
         let mut changed = false;
         let mut history_changed = false;
@@ -122,6 +126,25 @@ impl State {
     #[must_use]
     pub fn digest(&self) -> Hash {
         sha256(self.to_canonical_json().as_bytes())
+    }
+
+    /// About how much memory the state takes, in bytes; for stores that are bounded by it.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let mut last_id: *const u8 = std::ptr::null();
+        let mut bytes = size_of::<Self>() + self.registers.capacity() * size_of::<Register>();
+        for register in &self.registers {
+            bytes += register.value.memory_bytes();
+            if let Name::Owned(name) = &register.name {
+                bytes += name.len();
+            }
+            // The registers of one event share its id.
+            if register.stamp.event_id.as_ptr() != last_id {
+                last_id = register.stamp.event_id.as_ptr();
+                bytes += register.stamp.event_id.len();
+            }
+        }
+        bytes
     }
 
     /// The state with every body replaced by a reference to nowhere, as reads answer that leave bodies out.
