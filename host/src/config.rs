@@ -12,7 +12,6 @@ mod origins;
 mod parse;
 mod tree;
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -75,6 +74,8 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     /// Where its values came from.
     pub origins: Origins,
+    /// What is not wrong, yet probably not meant: variables and backends that are of no use.
+    pub notes: Vec<String>,
 }
 
 impl Loaded {
@@ -95,12 +96,23 @@ impl Loaded {
         let environment = environment::apply(&mut tree, environment, &parsed.variables);
         let origins = Origins::of(&tree);
         let config: Config = deserialize::from_tree(tree).map_err(ConfigError::Problems)?;
-        environment.map_err(|problem| ConfigError::Problems(vec![problem]))?;
+        let mut notes = environment.map_err(|problem| ConfigError::Problems(vec![problem]))?;
         let problems = check::problems(&config, &origins);
         if !problems.is_empty() {
             return Err(ConfigError::Problems(problems));
         }
-        Ok(Self { config, file: file.map(Path::to_path_buf), origins })
+        notes.extend(storage::config::unused(&config.storage, &config.backends).map(|name| {
+            format!("the backend `{name}` is not below the root `{}` and will not be opened", config.storage.backend)
+        }));
+        Ok(Self { config, file: file.map(Path::to_path_buf), origins, notes })
+    }
+
+    /// A problem that a part found with a key, with the place of the key or of the nearest one above it.
+    #[must_use]
+    pub fn problem(&self, path: &[impl AsRef<str>], message: impl Into<String>) -> Problem {
+        let path: Vec<&str> = path.iter().map(AsRef::as_ref).collect();
+        let (key, origin) = self.origins.nearest(&path);
+        Problem::new(origin, key, message)
     }
 
     /// Every value with its key and origin, secrets redacted.
@@ -111,11 +123,11 @@ impl Loaded {
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
-    let bytes =
-        std::fs::read(path).map_err(|source: io::Error| ConfigError::Read { path: path.to_path_buf(), source })?;
+    let bytes = std::fs::read(path).map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
     String::from_utf8(bytes).map_err(|error| {
         let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
-        ConfigError::NotText { path: path.to_path_buf(), line }
+        let place = Origin::File { path: path.into(), line };
+        ConfigError::Problems(vec![Problem::new(&place, "", "not UTF-8; save the file as UTF-8")])
     })
 }

@@ -2,7 +2,10 @@
 //!
 //! `main → cli → app → parts → leaves`; see `docs/architecture.md`.
 
+pub mod app;
+pub mod cli;
 pub mod config;
+pub mod error_chain;
 pub mod event;
 pub mod http;
 pub mod plugin;
@@ -10,5 +13,6 @@ pub mod secret;
 pub mod source;
 pub mod storage;
 pub mod suggest;
+pub mod telemetry;
 pub mod units;
 pub mod worker;

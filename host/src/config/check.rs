@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use redis::IntoConnectionInfo;
 
-use super::{Config, Origins, Problem};
+use super::{Config, Origin, Origins, Problem};
 use crate::storage;
 
 /// Everything that does not fit, in the order of the parts.
@@ -22,7 +22,8 @@ pub(crate) fn problems(config: &Config, origins: &Origins) -> Vec<Problem> {
             "`http.listen` ({}) and `admin.listen` ({}) are the same port; give one of them another",
             config.http.listen, config.admin.listen
         );
-        add(&["admin", "listen"], message);
+        let given = if *origins.get("admin.listen") == Origin::Default { "http" } else { "admin" };
+        add(&[given, "listen"], message);
     }
     if config.events.is_empty() {
         add(&["events"], "every event row is dropped, so nothing would be listened to; enable one".to_owned());

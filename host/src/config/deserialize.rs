@@ -218,7 +218,7 @@ impl Error {
             What::Predicate(predicate) => Problem::new(&origin, path.as_str(), format!("`{path}` {predicate}")),
             What::Missing(field) => {
                 let key = join(&path, field);
-                Problem::new(&origin, key.as_str(), format!("`{key}` is missing"))
+                Problem::new(&origin, key.as_str(), format!("`{key}` is missing; add it here"))
             }
         }
     }
@@ -371,7 +371,7 @@ mod tests {
     fn errors_name_the_path() {
         let cases = [
             ("inner = 4", "x.toml:1: `inner` must be a table; found the number `4`"),
-            ("[inner]\nenabled = true", "x.toml:1: `inner.lanes` is missing"),
+            ("[inner]\nenabled = true", "x.toml:1: `inner.lanes` is missing; add it here"),
             (
                 "inner = { lanes = -1 }",
                 "x.toml:1: `inner.lanes` must be a whole number, 0 or more; found the number `-1`",

@@ -53,7 +53,13 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
 /// Lays the variables over the tree and makes sure that `storage.backend` names a root.
 ///
 /// A variable that the file itself refers to (`mentioned`) has its place there and is not also given to a backend.
-pub(crate) fn apply(tree: &mut Table, environment: &Environment, mentioned: &BTreeSet<String>) -> Result<(), Problem> {
+/// Answers what the operator should know of variables that are of no use.
+pub(crate) fn apply(
+    tree: &mut Table,
+    environment: &Environment,
+    mentioned: &BTreeSet<String>,
+) -> Result<Vec<String>, Problem> {
+    let mut notes = Vec::new();
     if let Some(url) = environment.get(REDIS_URL) {
         tree.put(&["redis", "url"], Node::text(url, Origin::Environment(REDIS_URL)));
     }
@@ -64,7 +70,10 @@ pub(crate) fn apply(tree: &mut Table, environment: &Environment, mentioned: &BTr
     ];
     for (variable, plugin, option, value) in given {
         if let Some(value) = value.filter(|_| !mentioned.contains(variable)) {
-            give_option(tree, plugin, option, &Node::text(value, Origin::Environment(variable)))?;
+            let given = give_option(tree, plugin, option, &Node::text(value, Origin::Environment(variable)))?;
+            if !given {
+                notes.push(format!("`{variable}` is set, and no backend has the plugin `{plugin}` that it is for"));
+            }
         }
     }
     if let Some(root) = root
@@ -72,7 +81,7 @@ pub(crate) fn apply(tree: &mut Table, environment: &Environment, mentioned: &BTr
     {
         wrap_in_cache(tree, &root);
     }
-    Ok(())
+    Ok(notes)
 }
 
 /// Writes `storage.backend` where the environment or nobody names it; adds the built-in backend that this may need.
@@ -101,7 +110,9 @@ fn choose_root(tree: &mut Table, environment: &Environment) -> Result<Option<Str
             "`storage.backend` is missing; name the backend that everything goes to, one of {}",
             list(&configured)
         );
-        return Err(Problem::new(&Origin::Default, "storage.backend", message));
+        let backends = tree.0.iter().find(|entry| entry.key == "backends");
+        let place = backends.map_or(Origin::Default, |entry| entry.origin.clone());
+        return Err(Problem::new(&place, "storage.backend", message));
     }
     let plugin = if environment.get(DATABASE_URL).is_some() { "postgres" } else { "file" };
     let root = built_in(tree, environment, plugin, &Origin::Default)?;
@@ -124,9 +135,7 @@ fn built_in(tree: &mut Table, environment: &Environment, plugin: &str, origin: &
         }
     }
     if plugin == "postgres" && environment.get(DATABASE_URL).is_none() {
-        let message = format!(
-            "`{plugin}` needs `{DATABASE_URL}`, which is not set; set it to postgres://user:password@host/name"
-        );
+        let message = format!("`{plugin}` needs `{DATABASE_URL}`, which is not set; set it to the URL of the database");
         return Err(Problem::new(origin, "storage.backend", message));
     }
     tree.put(&["backends", plugin, "plugin"], Node::text(plugin, origin.clone()));
@@ -136,22 +145,24 @@ fn built_in(tree: &mut Table, environment: &Environment, plugin: &str, origin: &
     Ok(plugin.to_owned())
 }
 
-/// Sets an option of the one backend of a plugin; nothing to do where there is none.
-fn give_option(tree: &mut Table, plugin: &str, option: &str, value: &Node) -> Result<(), Problem> {
+/// Sets an option of the one backend of a plugin; answers false where there is none.
+fn give_option(tree: &mut Table, plugin: &str, option: &str, value: &Node) -> Result<bool, Problem> {
     let backends = backends_of(tree, plugin);
     match backends.as_slice() {
-        [] => {}
-        [only] => tree.put(&["backends", only, "options", option], value.clone()),
+        [] => Ok(false),
+        [only] => {
+            tree.put(&["backends", only, "options", option], value.clone());
+            Ok(true)
+        }
         [_, _, ..] => {
-            let Origin::Environment(variable) = value.origin else { return Ok(()) };
+            let Origin::Environment(variable) = value.origin else { return Ok(false) };
             let message = format!(
                 "could be meant for any of the backends {}; write `{option} = \"${{{variable}}}\"` in the options of the right one, or unset it",
                 list(&backends)
             );
-            return Err(Problem::new(&value.origin, "", message));
+            Err(Problem::new(&value.origin, "", message))
         }
     }
-    Ok(())
 }
 
 fn flag(environment: &Environment) -> Result<bool, Problem> {
@@ -304,6 +315,9 @@ mod tests {
     fn a_file_with_backends_must_name_the_root() {
         let error = applied("[backends.a]\nplugin = 'file'", &[]).expect_err("no root");
 
-        assert_eq!(error, "`storage.backend` is missing; name the backend that everything goes to, one of `a`");
+        assert_eq!(
+            error,
+            "x.toml:1: `storage.backend` is missing; name the backend that everything goes to, one of `a`"
+        );
     }
 }

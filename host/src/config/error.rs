@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::tree::Origin;
+use crate::error_chain::with_causes;
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -17,14 +18,6 @@ pub enum ConfigError {
         /// Why.
         source: io::Error,
     },
-    /// The file is not text.
-    #[error("the configuration `{}` is not UTF-8 from line {line} on; save it as UTF-8", path.display())]
-    NotText {
-        /// The file as it was named.
-        path: PathBuf,
-        /// The line of the first bad byte.
-        line: usize,
-    },
     /// What was read is wrong; at least one problem, in the order of the file.
     #[error("{}", lines(.0))]
     Problems(Vec<Problem>),
@@ -36,8 +29,7 @@ impl ConfigError {
     pub fn problems(&self) -> Vec<Problem> {
         match self {
             Self::Problems(problems) => problems.clone(),
-            Self::Read { source, .. } => vec![Problem::nowhere(format!("{self}: {source}"))],
-            Self::NotText { .. } => vec![Problem::nowhere(self.to_string())],
+            Self::Read { .. } => vec![Problem::new(&Origin::Default, "", with_causes(self))],
         }
     }
 }
@@ -56,10 +48,6 @@ pub struct Problem {
 impl Problem {
     pub(crate) fn new(origin: &Origin, key: impl Into<String>, message: impl Into<String>) -> Self {
         Self { origin: origin.clone(), key: key.into(), message: message.into() }
-    }
-
-    fn nowhere(message: String) -> Self {
-        Self { origin: Origin::Default, key: String::new(), message }
     }
 }
 

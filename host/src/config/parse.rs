@@ -26,8 +26,12 @@ pub(crate) fn file(text: &str, path: &Path, environment: &Environment) -> Result
     let lines = Lines::of(text);
     let origin = |at: usize| Origin::File { path: Arc::clone(&path), line: lines.line(at) };
     let table = DeTable::parse(text).map_err(|error| {
-        let at = error.span().map_or(text.len(), |span| span.start);
-        vec![Problem::new(&origin(at), "", format!("not valid TOML: {}", error.message()))]
+        let span = error.span().unwrap_or(text.len()..text.len());
+        let message = match error.message() {
+            "duplicate key" => format!("the key `{}` stands here a second time; take one out", &text[span.clone()]),
+            message => format!("not valid TOML: {message}"),
+        };
+        vec![Problem::new(&origin(span.start), "", message)]
     })?;
     let mut reader = Reader::new(&origin, Some(environment));
     let tree = reader.table(table.into_inner(), "");
@@ -36,10 +40,11 @@ pub(crate) fn file(text: &str, path: &Path, environment: &Environment) -> Result
 
 /// Reads one `KEY=VALUE`; a value that is not TOML is taken as text.
 pub(crate) fn setting(setting: &str) -> Result<Table, Problem> {
-    let place = Origin::CommandLine(setting.to_owned());
     let Some((key, value)) = setting.split_once('=') else {
+        let place = Origin::CommandLine(setting.to_owned());
         return Err(Problem::new(&place, "", "has no `=`; write `--set KEY=VALUE`"));
     };
+    let place = Origin::CommandLine(key.trim().to_owned());
     let as_text = format!("{key} = {}", toml::Value::from(value.trim()));
     let as_toml = format!("{key} = {value}");
     let table = DeTable::parse(&as_toml)

@@ -21,7 +21,7 @@ pub enum Origin {
     },
     /// An environment variable.
     Environment(&'static str),
-    /// `--set`, as it was given.
+    /// `--set`, with the key that it sets; the value may be a secret.
     CommandLine(String),
 }
 
@@ -42,7 +42,7 @@ impl fmt::Display for Origin {
             Self::Default => formatter.write_str("default"),
             Self::File { path, line } => write!(formatter, "{}:{line}", path.display()),
             Self::Environment(name) => write!(formatter, "environment variable `{name}`"),
-            Self::CommandLine(setting) => write!(formatter, "command line `--set {setting}`"),
+            Self::CommandLine(key) => write!(formatter, "command line `--set {key}`"),
         }
     }
 }
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn a_value_of_the_command_line_stays() {
         let mut table = Table::default();
-        table.put(&["redis", "url"], Node::text("a", Origin::CommandLine("redis.url=a".to_owned())));
+        table.put(&["redis", "url"], Node::text("a", Origin::CommandLine("redis.url".to_owned())));
 
         table.put(&["redis", "url"], Node::text("b", Origin::Environment("REDIS_URL")));
         table.put(&["redis", "other"], Node::text("c", Origin::Environment("REDIS_URL")));

@@ -1,3 +1,121 @@
-//! What the worker answers over HTTP.
+//! What the worker answers over HTTP: health, metrics and reading for anyone, and more on the admin listener.
+//!
+//! `listener.rs` serves connections, `health.rs` and `reading.rs` answer, `reads.rs` keeps a plugin that hangs from
+//! hanging anything else, `client.rs` is how the commands ask a worker that runs.
 
+mod answer;
+pub mod client;
 pub mod config;
+mod health;
+mod listener;
+mod reading;
+mod reads;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+pub use self::config::{AdminConfig, Config};
+pub use self::health::WorkerStatus;
+pub use self::listener::{BindError, Listener};
+use self::reads::Reads;
+use crate::storage::Current;
+use crate::storage::explain::{Explanation, Setting};
+use crate::telemetry::metrics::{CONTENT_TYPE as METRICS_TYPE, Metrics};
+
+/// What answering needs of the rest of the worker. Clones are handles to the same.
+#[derive(Clone)]
+pub struct AppState(Arc<Shared>);
+
+/// What [`AppState::new`] is given.
+pub struct Parts {
+    /// Where the storage tree is found.
+    pub storage: Arc<Current>,
+    /// Says how the worker is; cheap, and never waits.
+    pub worker: Box<dyn Fn() -> WorkerStatus + Send + Sync>,
+    /// The worker's metrics.
+    pub metrics: Metrics,
+    /// The configuration in force and where it came from, without secrets.
+    pub settings: Vec<Setting>,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Parts").finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    parts: Parts,
+    reads: Reads,
+    probe: Reads,
+    started: Instant,
+}
+
+impl AppState {
+    /// Takes the start of the process for now.
+    #[must_use]
+    pub fn new(parts: Parts, config: &Config) -> Self {
+        let reads = Reads::new(config.max_reads, config.read_timeout);
+        let probe = Reads::new(1, health::PROBE_TIMEOUT);
+        Self(Arc::new(Shared { parts, reads, probe, started: Instant::now() }))
+    }
+}
+
+impl std::fmt::Debug for AppState {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("AppState").finish_non_exhaustive()
+    }
+}
+
+/// What anyone may ask.
+pub fn public(state: &AppState) -> Router {
+    finish(common(), state)
+}
+
+/// What only the operator may ask.
+pub fn admin(state: &AppState) -> Router {
+    finish(common().route("/explain", get(explain)), state)
+}
+
+fn common() -> Router<AppState> {
+    Router::new()
+        .route("/health", get(health::health))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(metrics))
+        .route("/evaluations", get(reading::evaluations))
+        .route("/evaluations/{id}", get(reading::evaluation))
+        .route("/evaluations/{id}/events", get(reading::events))
+        .route("/statistics", get(reading::statistics))
+}
+
+fn finish(router: Router<AppState>, state: &AppState) -> Router {
+    router
+        .fallback(async || answer::error(StatusCode::NOT_FOUND, "Not Found"))
+        .method_not_allowed_fallback(async || answer::error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"))
+        .with_state(state.clone())
+}
+
+async fn metrics(State(state): State<AppState>) -> Response {
+    ([(CONTENT_TYPE, METRICS_TYPE)], state.0.parts.metrics.encode()).into_response()
+}
+
+/// The tree and the configuration, as JSON.
+async fn explain(State(state): State<AppState>) -> Response {
+    match state.0.parts.storage.tree() {
+        Ok(tree) => {
+            let settings = state.0.parts.settings.clone();
+            answer::json(StatusCode::OK, &Explanation { settings, ..tree.explain() })
+        }
+        Err(reason) => answer::error(StatusCode::SERVICE_UNAVAILABLE, &reason),
+    }
+}

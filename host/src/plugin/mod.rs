@@ -11,6 +11,7 @@ pub mod library;
 pub mod load;
 pub mod manifest;
 pub mod private_copy;
+mod source;
 pub mod trust;
 
 use std::collections::HashMap;

@@ -1,3 +1,93 @@
 //! Where deliveries come from.
+//!
+//! A source knows nothing of evaluations: it hands over what arrived and is told when a delivery is settled.
+//! `pubsub.rs` is the source that subscribes to channels; `redis_client.rs` builds every connection to Redis.
 
 pub mod config;
+pub mod pubsub;
+pub mod redis_client;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// One message as it was received, with the token that settles it.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The channel it was published on; on a stream, the channel that the entry names.
+    pub channel: Arc<str>,
+    /// The message.
+    pub payload: Vec<u8>,
+    /// When it was received, in microseconds since 1970.
+    pub received_at: i64,
+    /// The time of the stream entry, in microseconds; none for pub/sub.
+    pub entry_time: Option<i64>,
+    /// What the source wants to have back once the delivery is settled; none if it does not care.
+    pub token: Option<Token>,
+}
+
+/// What a source knows a delivery by. Only the source that gave it understands it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token(pub u64);
+
+/// Something that deliveries come from. It is read by one thread of the worker, its own.
+///
+/// The one who reads may stay away for long, because the lanes are full: a source then stops taking from the far side,
+/// and holds no more than it has taken already.
+pub trait Source: Send + 'static {
+    /// Its name in logs and metrics, say `pubsub`.
+    fn name(&self) -> &'static str;
+
+    /// What other threads need of it while this one reads.
+    fn control(&self) -> Arc<dyn Control>;
+
+    /// Waits for deliveries and appends them.
+    ///
+    /// # Behavior
+    /// - Hands over what is there without waiting for more, and never an empty batch.
+    /// - An outage of the far side is waited out, never reported as the end.
+    /// - After [`Control::stop`] it hands over what had arrived by then, and ends.
+    fn read(&mut self, deliveries: &mut Vec<Delivery>) -> Read;
+}
+
+/// How a read came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// There are deliveries, and may be more.
+    Deliveries,
+    /// The source has ended; nothing was appended.
+    Ended,
+}
+
+/// The side of a source that may be used from any thread. No call waits.
+pub trait Control: std::fmt::Debug + Send + Sync + 'static {
+    /// Asks the source to take nothing new and to end once it has handed over what had arrived.
+    fn stop(&self);
+
+    /// Says that deliveries are settled: what was persisted is confirmed, what was refused is a durable dead letter.
+    fn acknowledge(&self, tokens: &[Token]);
+
+    /// How the source is.
+    fn status(&self) -> Status;
+}
+
+/// How a source is, for health and metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Deliveries can arrive now.
+    pub connected: bool,
+    /// How often the connection was made, the first time included.
+    pub connections: u64,
+    /// How long nothing could arrive since the first connection, all gaps together, the present one included.
+    pub disconnected: Duration,
+    /// How many deliveries arrived.
+    pub received: u64,
+    /// Why it is not connected; without secrets.
+    pub last_error: Option<String>,
+}
+
+/// The time, in microseconds since 1970.
+#[must_use]
+pub fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}

@@ -11,6 +11,7 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use storage_plugin_api::Capabilities;
 
 use crate::secret::redact_value;
 use crate::suggest::suggest;
@@ -31,6 +32,17 @@ pub struct Config {
     /// How long a backend may take to open. Default 30 s.
     #[serde(with = "units::duration")]
     pub open_timeout: Duration,
+    /// Longest pause between two attempts to open a backend that is unavailable. Default 5 s.
+    #[serde(with = "units::duration")]
+    pub open_retry_max: Duration,
+    /// How long a call may take, whatever its caller allows. Default 10 s.
+    #[serde(with = "units::duration")]
+    pub call_timeout: Duration,
+    /// How long a backend may take to flush and close. Default 10 s.
+    #[serde(with = "units::duration")]
+    pub close_timeout: Duration,
+    /// When a backend that is unavailable is left alone, and for how long.
+    pub breaker: BreakerConfig,
 }
 
 impl Default for Config {
@@ -41,6 +53,39 @@ impl Default for Config {
             plugin_cache_dir: None,
             guarantee: None,
             open_timeout: Duration::from_secs(30),
+            open_retry_max: Duration::from_secs(5),
+            call_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(10),
+            breaker: BreakerConfig::default(),
+        }
+    }
+}
+
+/// `[storage.breaker]`: when a backend that is unavailable is left alone, and for how long.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BreakerConfig {
+    /// So many failures in a row open it. Default 5.
+    #[serde(with = "units::count")]
+    pub failures: u32,
+    /// Failures further apart than this are not in a row. Default 30 s.
+    #[serde(with = "units::duration")]
+    pub window: Duration,
+    /// How long it stays open at first; every failed try doubles that. Default 500 ms.
+    #[serde(with = "units::duration")]
+    pub open_for: Duration,
+    /// How long it stays open at most. Default 5 s.
+    #[serde(with = "units::duration")]
+    pub max_open_for: Duration,
+}
+
+impl Default for BreakerConfig {
+    fn default() -> Self {
+        Self {
+            failures: 5,
+            window: Duration::from_secs(30),
+            open_for: Duration::from_millis(500),
+            max_open_for: Duration::from_secs(5),
         }
     }
 }
@@ -51,6 +96,16 @@ impl Default for Config {
 pub enum Guarantee {
     /// Every confirmed event survives a crash.
     Durable,
+}
+
+impl Guarantee {
+    /// Whether a backend of these capabilities keeps it.
+    #[must_use]
+    pub fn is_kept_by(self, capabilities: &Capabilities) -> bool {
+        match self {
+            Self::Durable => capabilities.durable,
+        }
+    }
 }
 
 /// `[backends.<name>]`, by name.
@@ -225,6 +280,18 @@ pub(crate) fn problems(storage: &Config, backends: &Backends) -> Vec<(Vec<String
         problems.push((path(name, role), message));
     }
     problems
+}
+
+/// The backends that the root does not reach.
+pub(crate) fn unused<'a>(storage: &'a Config, backends: &'a Backends) -> impl Iterator<Item = &'a str> {
+    let mut reached = BTreeSet::new();
+    let mut ahead = vec![storage.backend.as_str()];
+    while let Some(name) = ahead.pop() {
+        if let Some(backend) = backends.get(name).filter(|_| reached.insert(name)) {
+            ahead.extend(backend.children.iter().map(|(_, child)| child));
+        }
+    }
+    backends.keys().map(String::as_str).filter(move |name| !reached.contains(name))
 }
 
 fn path(name: &str, role: &str) -> Vec<String> {

@@ -1,3 +1,301 @@
-//! Between sources and storage: gathers, merges, retries, settles.
+//! Takes deliveries from sources, merges their events through the storage tree, and settles them.
+//!
+//! ```text
+//!  source ─► intake ─► lane queues ─► lanes ─► outbox ─► confirmer ─► acknowledge
+//!            decode    `Budget`       merge    postbox ─► dead-letter writer ─► acknowledge
+//! ```
+//! The worker alone knows both rooms: sources know nothing of evaluations, storage nothing of Redis. Backends are
+//! called from lane threads only, never from an async thread. Start with `lane.rs`; `retry.rs` decides what is tried
+//! again, `settle.rs` what is said of the rest.
 
 pub mod config;
+mod confirm;
+mod counters;
+mod dead_letter;
+mod gather;
+mod intake;
+mod lane;
+mod queue;
+mod retry;
+mod served;
+mod settle;
+mod status;
+mod taken;
+#[cfg(test)]
+mod test_kit;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, interval, timeout_at};
+use tracing::{error, info, warn};
+
+use self::config::{Config, DeadLettersConfig};
+use self::confirm::{Acknowledge, Confirmer, Outbox};
+use self::counters::Counters;
+use self::dead_letter::{Postbox, Writer};
+use self::intake::{Channels, Intake};
+use self::lane::{Lane, LaneState};
+use self::queue::{Budget, Held};
+pub use self::served::Served;
+use self::served::Slot;
+pub use self::status::{SourceStatus, Status};
+use crate::event::decode::Limits;
+use crate::event::row::EventRows;
+use crate::source::redis_client::RedisClient;
+use crate::source::{Control, Source, now as source_now};
+
+/// How often it is looked whether a lane is stuck.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+
+/// What a worker is made of.
+pub struct Parts {
+    /// Where deliveries come from.
+    pub sources: Vec<Box<dyn Source>>,
+    /// What the deliveries of a channel mean.
+    pub rows: EventRows,
+    /// Where events are merged.
+    pub served: Served,
+    /// How many calls the tree makes use of at once; there are no more lanes than that.
+    pub parallel_calls: usize,
+    /// Where confirmations go.
+    pub redis: RedisClient,
+    /// Where dead letters go.
+    pub dead_letters: DeadLettersConfig,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.sources.iter().map(|source| source.name()).collect();
+        formatter.debug_struct("Parts").field("sources", &names).field("served", &self.served).finish_non_exhaustive()
+    }
+}
+
+/// What the threads of a worker share.
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    batch_limit: Held,
+    slot: Slot,
+    budget: Arc<Budget>,
+    outbox: Arc<Outbox>,
+    postbox: Arc<Postbox>,
+    acknowledge: Arc<Acknowledge>,
+    counters: Arc<Counters>,
+}
+
+/// A running worker. It runs until it is drained; dropped without that, its threads go on until the process ends.
+#[derive(Debug)]
+pub struct Worker {
+    shared: Arc<Shared>,
+    sources: Vec<(&'static str, Arc<dyn Control>)>,
+    lanes: Vec<Arc<LaneState>>,
+    draining: AtomicBool,
+    groups: tokio::sync::Mutex<Groups>,
+}
+
+/// The threads and tasks, in the order in which they end.
+#[derive(Debug)]
+struct Groups {
+    intakes: Running,
+    lanes: Running,
+    tail: Running,
+}
+
+/// Tells when the last thread of a group has ended.
+#[derive(Debug)]
+struct Running {
+    /// Taken when the group is waited for.
+    alive: Option<mpsc::Sender<()>>,
+    ended: mpsc::Receiver<()>,
+}
+
+impl Running {
+    fn new() -> Self {
+        let (alive, ended) = mpsc::channel(1);
+        Self { alive: Some(alive), ended }
+    }
+
+    fn spawn(&self, name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let alive = self.alive.clone();
+        thread::Builder::new().name(name).spawn(move || {
+            run();
+            drop(alive);
+        })?;
+        Ok(())
+    }
+
+    async fn ended(&mut self, deadline: Instant) -> bool {
+        self.alive = None;
+        timeout_at(deadline, self.ended.recv()).await.is_ok()
+    }
+}
+
+/// What a drain left behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Deliveries that were taken and are neither persisted nor dead letters.
+    pub deliveries: u64,
+    /// Confirmations that were not published.
+    pub confirmations: usize,
+}
+
+impl Left {
+    /// True if everything that was taken is settled.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Worker {
+    /// Starts to read the sources.
+    ///
+    /// # Errors
+    /// When the operating system refuses a thread.
+    pub fn start(config: &Config, parts: Parts, runtime: &Handle) -> io::Result<Self> {
+        let Parts { sources, rows, served, parallel_calls, redis, dead_letters } = parts;
+        let controls: Vec<_> = sources.iter().map(|source| (source.name(), source.control())).collect();
+        let acknowledge =
+            Arc::new(Acknowledge { sources: controls.iter().map(|(_, control)| Arc::clone(control)).collect() });
+        let shared = Arc::new(Shared {
+            config: config.clone(),
+            batch_limit: Held { events: config.batch_events, bytes: config.batch_bytes },
+            slot: Slot::new(served),
+            budget: Arc::new(Budget::new(Held { events: config.queue_events, bytes: config.queue_bytes })),
+            outbox: Arc::new(Outbox::new(config.queue_events, config.confirmations_kept)),
+            postbox: Arc::default(),
+            acknowledge,
+            counters: Arc::default(),
+        });
+        let lanes: Vec<_> = (0..config.lanes.min(parallel_calls).max(1)).map(|_| Arc::new(LaneState::new())).collect();
+        let groups = Groups { intakes: Running::new(), lanes: Running::new(), tail: Running::new() };
+
+        start_tail(&shared, redis, dead_letters, &groups.tail, runtime)?;
+        for (index, state) in lanes.iter().enumerate() {
+            let lane = Lane::new(index, Arc::clone(state), Arc::clone(&shared));
+            groups.lanes.spawn(format!("lane-{index}"), move || lane.run())?;
+        }
+        runtime.spawn(watch(lanes.clone(), groups.lanes.alive.clone().map(|alive| alive.downgrade())));
+        let channels = Arc::new(Channels::new(&rows));
+        for (index, source) in sources.into_iter().enumerate() {
+            let intake = Intake {
+                source: index,
+                channels: Arc::clone(&channels),
+                limits: Limits { max_payload_bytes: config.max_payload_bytes },
+                lanes: lanes.clone(),
+                outgoing: lanes.iter().map(|_| Vec::new()).collect(),
+                shared: Arc::clone(&shared),
+            };
+            groups.intakes.spawn(format!("intake-{}", source.name()), move || intake.run(source))?;
+        }
+        let groups = tokio::sync::Mutex::new(groups);
+        Ok(Self { shared, sources: controls, lanes, draining: AtomicBool::new(false), groups })
+    }
+
+    /// Makes another storage tree the one that is merged into, from the next call of each lane on.
+    ///
+    /// Returns the one before; a call may still be under way in it for as long as somebody else holds it too.
+    pub fn replace(&self, served: Served) -> Arc<Served> {
+        self.shared.slot.replace(served)
+    }
+
+    /// How the worker is.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status::of(self)
+    }
+
+    /// Takes nothing new, finishes what was taken, and says what is left at the deadline.
+    pub async fn drain(&self, deadline: Instant) -> Left {
+        let mut groups = self.groups.lock().await;
+        self.draining.store(true, Ordering::Relaxed);
+        for (_, control) in &self.sources {
+            control.stop();
+        }
+        let mut in_time = groups.intakes.ended(deadline).await;
+        self.lanes.iter().for_each(|lane| lane.queue.close());
+        in_time &= groups.lanes.ended(deadline).await;
+        self.shared.outbox.close();
+        self.shared.postbox.close();
+        in_time &= groups.tail.ended(deadline).await;
+        if !in_time {
+            self.give_up();
+        }
+        let left = self.left();
+        if left.is_nothing() {
+            info!(events_processed = self.shared.counters.processed.get(), "drained");
+        } else {
+            let Left { deliveries, confirmations } = left;
+            warn!(deliveries, confirmations, "not drained in time; what is left is not confirmed");
+        }
+        left
+    }
+
+    /// Ends every wait, so that the threads end that are in no call; what they hold is left.
+    pub fn give_up(&self) {
+        self.shared.budget.abort();
+        self.lanes.iter().for_each(|lane| lane.queue.abort());
+        self.shared.outbox.abort();
+        self.shared.postbox.abort();
+    }
+
+    fn left(&self) -> Left {
+        let counters = &self.shared.counters;
+        let settled = counters.processed.get() + counters.dead_letters.get();
+        Left { deliveries: counters.taken.get().saturating_sub(settled), confirmations: self.shared.outbox.len() }
+    }
+}
+
+/// Starts what comes behind the lanes: the confirmer and the writer of dead letters.
+fn start_tail(
+    shared: &Arc<Shared>,
+    redis: RedisClient,
+    dead_letters: DeadLettersConfig,
+    tail: &Running,
+    runtime: &Handle,
+) -> io::Result<()> {
+    let confirmer = Confirmer {
+        client: redis,
+        outbox: Arc::clone(&shared.outbox),
+        acknowledge: Arc::clone(&shared.acknowledge),
+        counters: Arc::clone(&shared.counters),
+    };
+    let alive = tail.alive.clone();
+    runtime.spawn(async move {
+        confirmer.run().await;
+        drop(alive);
+    });
+    let writer = Writer {
+        config: dead_letters,
+        postbox: Arc::clone(&shared.postbox),
+        budget: Arc::clone(&shared.budget),
+        acknowledge: Arc::clone(&shared.acknowledge),
+        counters: Arc::clone(&shared.counters),
+    };
+    tail.spawn("dead-letters".to_owned(), move || writer.run())
+}
+
+/// Logs when a lane gets stuck, and when it comes free again. Ends with the lanes.
+async fn watch(lanes: Vec<Arc<LaneState>>, alive: Option<mpsc::WeakSender<()>>) {
+    let mut stuck = vec![false; lanes.len()];
+    let mut ticks = interval(WATCH_EVERY);
+    while alive.as_ref().is_some_and(|alive| alive.upgrade().is_some()) {
+        ticks.tick().await;
+        for (index, (lane, was_stuck)) in lanes.iter().zip(&mut stuck).enumerate() {
+            let is_stuck = lane.is_stuck();
+            if is_stuck && !*was_stuck {
+                error!(lane = index, "lane is stuck: a call of the backend does not come back; look at its logs");
+            }
+            if !is_stuck && *was_stuck {
+                info!(lane = index, "lane is free again: the call came back");
+            }
+            *was_stuck = is_stuck;
+        }
+    }
+}

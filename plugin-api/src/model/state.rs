@@ -40,16 +40,24 @@ impl State {
     ///
     /// Copies only what wins; a body that is not taken over is never copied, nor hashed but on a tie.
     pub fn merge_registers<'a>(&mut self, registers: impl ExactSizeIterator<Item = RegisterRef<'a>>) -> bool {
+<<<<<<< HEAD
         // A state is kept for long and grows seldom: no room to spare, but for one with much history.
         if self.registers.len() < 64 && self.registers.len() + registers.len() > self.registers.capacity() {
             self.registers.reserve_exact(registers.len());
         }
         let history_before = (self.registers.len() + registers.len() > MAX_HISTORY).then(|| self.history().to_vec());
+=======
+        let may_exceed_history = self.registers.len() + registers.len() > MAX_HISTORY;
+        let mut added = Added { registers: Vec::new(), is_deferred: registers.len() > Added::FEW };
+>>>>>>> main
         let mut changed = false;
-        let mut history_changed = false;
+        let mut history = Vec::new();
         // The registers of one event follow each other and share its id.
         let mut last_id: Option<Arc<str>> = None;
         for register in registers {
+            if !added.precede(register.name()) {
+                added.put_into(&mut self.registers);
+            }
             let slot = self.find(register.name());
             if let Ok(index) = slot
                 && !wins(&register, &self.registers[index])
@@ -62,24 +70,23 @@ impl State {
             };
             last_id = Some(Arc::clone(&event_id));
             let Some(owned) = to_owned(&register, event_id) else { continue };
-            match owned.name.starts_with(HISTORY_PREFIX) {
-                true => history_changed = true,
-                false => changed = true,
+            if may_exceed_history && owned.name.starts_with(HISTORY_PREFIX) {
+                history.push(owned.name.clone());
+            } else {
+                changed = true;
             }
             match slot {
                 Ok(index) => self.registers[index] = owned,
+                Err(_) if added.is_deferred => added.registers.push(owned),
                 Err(index) => self.registers.insert(index, owned),
             }
         }
-        if let Some(before) = history_before
-            && self.history().len() > MAX_HISTORY
-        {
+        added.put_into(&mut self.registers);
+        if !history.is_empty() {
             self.drop_excess_history();
-            // What came may be just what was dropped again.
-            let ranks = |history: &[Register]| history.iter().map(history_rank).collect::<Vec<_>>();
-            history_changed = ranks(&before) != ranks(self.history());
         }
-        changed || history_changed
+        // What came may be just what was dropped again.
+        changed || history.iter().any(|name| self.find(name).is_ok())
     }
 
     /// True if nothing is known.
@@ -253,10 +260,6 @@ impl State {
         self.registers.binary_search_by(|register| (*register.name).cmp(name))
     }
 
-    fn history(&self) -> &[Register] {
-        self.with_prefix(HISTORY_PREFIX)
-    }
-
     /// An id that a register of this state holds already is shared, so a state names each event once in memory too.
     fn shared_event_id(&self, event_id: &str) -> Arc<str> {
         let held = self.registers.iter().rev().take(8).find(|register| *register.stamp.event_id == *event_id);
@@ -264,18 +267,61 @@ impl State {
     }
 
     fn drop_excess_history(&mut self) {
-        let mut ranks: Vec<(i64, Arc<str>, Name)> = self.history().iter().map(history_rank).collect();
-        ranks.select_nth_unstable(MAX_HISTORY);
-        let cut = ranks[MAX_HISTORY].clone();
-        self.registers.retain(|register| {
-            !register.name.starts_with(HISTORY_PREFIX) || history_rank(register).cmp(&cut) == Ordering::Less
+        let start = self.registers.partition_point(|register| *register.name < *HISTORY_PREFIX);
+        let history = &self.registers[start..start + self.with_prefix(HISTORY_PREFIX).len()];
+        if history.len() <= MAX_HISTORY {
+            return;
+        }
+        let mut order: Vec<usize> = (0..history.len()).collect();
+        order.select_nth_unstable_by(MAX_HISTORY, |a, b| history_order(&history[*a], &history[*b]));
+        let mut is_kept = vec![true; history.len()];
+        for index in &order[MAX_HISTORY..] {
+            is_kept[*index] = false;
+        }
+        let mut index = 0;
+        self.registers.retain(|_| {
+            index += 1;
+            (index - 1_usize).checked_sub(start).and_then(|place| is_kept.get(place)).copied().unwrap_or(true)
         });
     }
 }
 
-/// Two history registers of one state differ in the name, so the value's hash is never needed to order them.
-fn history_rank(register: &Register) -> (i64, Arc<str>, Name) {
-    (register.stamp.time, Arc::clone(&register.stamp.event_id), register.name.clone())
+/// Registers of new names that wait to be put into a state together, so that many cost no more each than a few.
+struct Added {
+    /// Sorted by name, each name once.
+    registers: Vec<Register>,
+    is_deferred: bool,
+}
+
+impl Added {
+    /// So many registers are better put in one by one.
+    const FEW: usize = 64;
+
+    /// True if every name that waits comes before this one.
+    fn precede(&self, name: &str) -> bool {
+        self.registers.last().is_none_or(|last| *last.name < *name)
+    }
+
+    fn put_into(&mut self, registers: &mut Vec<Register>) {
+        if !self.registers.is_empty() {
+            registers.append(&mut self.registers);
+            // Two sorted runs, which the stable sort finds and merges.
+            registers.sort_by(|a, b| a.name.cmp(&b.name));
+        }
+    }
+}
+
+/// Orders history entries by how worth keeping they are: as [`wins`] does for one name, so that a register that takes
+/// the place of another never moves back, and keeping the first so many is a join.
+///
+/// Entries of one state differ in the name, so the value's hash is never needed to order them.
+fn history_order(a: &Register, b: &Register) -> Ordering {
+    a.rule.cmp(&b.rule).then_with(|| {
+        let rank = |register: &Register| (register.stamp.time, register.stage);
+        let ranks = rank(a).cmp(&rank(b)).then_with(|| a.stamp.event_id.cmp(&b.stamp.event_id));
+        let ranks = ranks.then_with(|| a.name.cmp(&b.name));
+        if a.rule == Rule::First { ranks } else { ranks.reverse() }
+    })
 }
 
 pub(crate) fn string(text: &str) -> Value {

@@ -1,0 +1,251 @@
+//! Puts the parts together: storage tree, sources, worker and HTTP; runs them, and ends them in order.
+//!
+//! The only place that knows all parts. Storage is opened while the worker takes events already: until it is open they
+//! wait, as they do in any outage.
+
+pub mod backends;
+mod signals;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use self::backends::Waiting;
+use self::signals::Signals;
+use crate::config::{Config, ConfigError, Loaded};
+use crate::http::{self, BindError};
+use crate::plugin::Loader;
+use crate::secret::redact_url;
+use crate::source::Source;
+use crate::source::pubsub::PubSub;
+use crate::source::redis_client::{RedisClient, RedisClientError};
+use crate::storage::{Current, OpenError, Plan, Tree};
+use crate::telemetry::metrics::Metrics;
+use crate::worker::{Left, Parts, Served, Worker};
+
+/// The generation of the configuration that a start has.
+const FIRST_GENERATION: u64 = 1;
+
+/// Why the worker ended otherwise than by being told to.
+#[derive(Debug, Error)]
+pub enum AppError {
+    /// The configuration cannot be run.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The Redis URL cannot be read.
+    #[error("`redis.url` cannot be used")]
+    Redis(#[from] RedisClientError),
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A backend cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The system refused what the worker needs.
+    #[error("cannot start the worker; raise the limits of threads and open files")]
+    System(#[from] io::Error),
+    /// It was told to end and could not store everything that it had taken.
+    #[error(
+        "ended before everything was stored: {} events and {} confirmations are left; raise `worker.drain_timeout`",
+        .0.deliveries, .0.confirmations
+    )]
+    NotDrained(Left),
+    /// A backend could not be closed.
+    #[error("ended, but storage was not closed as it should: {0}")]
+    NotClosed(String),
+}
+
+impl AppError {
+    /// True if the operator has to change the configuration.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Config(_) | Self::Redis(_) | Self::Bind(_) => true,
+            Self::Open(error) => error.is_configuration(),
+            Self::System(_) | Self::NotDrained(_) | Self::NotClosed(_) => false,
+        }
+    }
+}
+
+/// Makes sense of the storage tree of a configuration: loads its plugins, opens nothing.
+///
+/// # Errors
+/// Everything that is wrong with it, each with its line.
+pub fn plan(loaded: &Loaded, metrics: &Metrics) -> Result<Plan, ConfigError> {
+    let storage = &loaded.config.storage;
+    let loader = Loader::new(&storage.plugin_dirs, storage.plugin_cache_dir.as_deref(), Arc::new(metrics.clone()));
+    Plan::of(storage, &loaded.config.backends, &loader).map_err(|problems| {
+        let place = |problem: crate::storage::Problem| loaded.problem(&problem.path, problem.message);
+        ConfigError::Problems(problems.0.into_iter().map(place).collect())
+    })
+}
+
+/// Runs the worker until it is told to end.
+///
+/// # Errors
+/// When it cannot start, or did not end as it should.
+pub async fn run(loaded: Loaded) -> Result<(), AppError> {
+    let mut signals = Signals::listen()?;
+    let metrics = Metrics::new();
+    let plan = plan(&loaded, &metrics)?;
+    let app = App::start(&loaded.config, plan, metrics).await?;
+    let ended = tokio::select! {
+        failure = app.failed() => Err(failure),
+        signal = signals.next() => { info!(signal, "storage_worker.stopping"); Ok(()) }
+    };
+    app.draining.store(true, Ordering::Relaxed);
+    let result = tokio::select! {
+        result = app.end(loaded.config.worker.drain_timeout) => result,
+        signal = signals.next() => {
+            warn!(signal, "told to end a second time, ending at once");
+            let left = app.abandon();
+            if left.is_nothing() { Ok(()) } else { Err(AppError::NotDrained(left)) }
+        }
+    };
+    info!("storage_worker.stopped");
+    ended.and(result)
+}
+
+/// The running parts.
+struct App {
+    current: Arc<Current>,
+    worker: Arc<Worker>,
+    draining: Arc<AtomicBool>,
+    stop_opening: Arc<AtomicBool>,
+    opening: tokio::sync::Mutex<oneshot::Receiver<OpenError>>,
+    close_timeout: Duration,
+}
+
+impl App {
+    async fn start(config: &Config, plan: Plan, metrics: Metrics) -> Result<Self, AppError> {
+        let current = Arc::new(Current::opening());
+        let redis = RedisClient::new(&config.redis)?;
+        let worker = Arc::new(start_worker(config, &plan, redis, &current, &metrics)?);
+        let draining = Arc::new(AtomicBool::new(false));
+        let close_timeout = config.storage.close_timeout;
+        http::start(config, http::Parts {
+            current: Arc::clone(&current),
+            worker: Arc::clone(&worker),
+            draining: Arc::clone(&draining),
+            metrics: metrics.clone(),
+        })
+        .await?;
+        let stop_opening = Arc::new(AtomicBool::new(false));
+        let (failed, opening) = oneshot::channel();
+        let opener = Opener {
+            plan,
+            metrics,
+            current: Arc::clone(&current),
+            worker: Arc::clone(&worker),
+            stop: Arc::clone(&stop_opening),
+        };
+        std::thread::Builder::new().name("open-storage".to_owned()).spawn(move || opener.run(failed))?;
+        info!(
+            backend = config.storage.backend,
+            redis_url = redact_url(config.redis.url.expose()),
+            version = env!("CARGO_PKG_VERSION"),
+            generation = FIRST_GENERATION,
+            "storage_worker.initialized"
+        );
+        Ok(Self { current, worker, draining, stop_opening, opening: tokio::sync::Mutex::new(opening), close_timeout })
+    }
+
+    /// Waits until it turns out that storage cannot be opened, for ever if it can.
+    async fn failed(&self) -> AppError {
+        match (&mut *self.opening.lock().await).await {
+            Ok(error) => error.into(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Finishes what was taken, then closes storage.
+    async fn end(&self, drain_timeout: Duration) -> Result<(), AppError> {
+        self.stop_opening.store(true, Ordering::Relaxed);
+        let left = self.worker.drain(Instant::now() + drain_timeout).await;
+        let closed = match self.current.clear("the worker is ending") {
+            Some(tree) => close(tree, self.close_timeout).await,
+            None => Ok(()),
+        };
+        if left.is_nothing() { closed } else { Err(AppError::NotDrained(left)) }
+    }
+
+    /// Ends every wait.
+    fn abandon(&self) -> Left {
+        self.worker.give_up();
+        self.worker.left()
+    }
+}
+
+fn start_worker(
+    config: &Config,
+    plan: &Plan,
+    redis: RedisClient,
+    current: &Arc<Current>,
+    metrics: &Metrics,
+) -> Result<Worker, AppError> {
+    let mut sources: Vec<Box<dyn Source>> = Vec::new();
+    if config.source.pubsub.enabled {
+        let channels = config.events.channels().map(str::to_owned);
+        sources.push(Box::new(PubSub::new(redis.clone(), channels)?));
+    }
+    let parts = Parts {
+        sources,
+        rows: config.events.clone(),
+        served: Served {
+            backend: Arc::new(Waiting::new(Arc::clone(current))),
+            name: config.storage.backend.as_str().into(),
+            generation: FIRST_GENERATION,
+        },
+        parallel_calls: plan.capabilities().parallel_calls,
+        redis,
+        dead_letters: config.dead_letters.clone(),
+        metrics: metrics.clone(),
+    };
+    Ok(Worker::start(&config.worker, parts, &Handle::current())?)
+}
+
+/// Opens storage on a thread of its own, since plugins block.
+struct Opener {
+    plan: Plan,
+    metrics: Metrics,
+    current: Arc<Current>,
+    worker: Arc<Worker>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Opener {
+    fn run(self, failed: oneshot::Sender<OpenError>) {
+        let stop = || self.stop.load(Ordering::Relaxed);
+        match self.plan.open(&self.metrics, Some(&self.current), &stop) {
+            Ok(tree) => {
+                let tree = Arc::new(tree);
+                let name = Arc::clone(tree.root().instance());
+                let backend = Arc::clone(tree.root()) as _;
+                self.worker.replace(Served { backend, name, generation: FIRST_GENERATION });
+                info!(backend = %tree.root().instance(), durability = tree.durability().as_str(), "storage.opened");
+                self.current.put(tree);
+            }
+            Err(OpenError::Stopped) => {}
+            // Nobody listens any more if the worker is ending already.
+            Err(error) => drop(failed.send(error)),
+        }
+    }
+}
+
+async fn close(tree: Arc<Tree>, budget: Duration) -> Result<(), AppError> {
+    let failures = tokio::task::spawn_blocking(move || tree.close(budget)).await.unwrap_or_default();
+    for failure in &failures {
+        error!(backend = %failure.instance, reason = failure.reason, "storage.close_failed");
+    }
+    match failures.first() {
+        None => Ok(()),
+        Some(first) => Err(AppError::NotClosed(format!("backend `{}`: {}", first.instance, first.reason))),
+    }
+}

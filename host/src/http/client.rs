@@ -1,0 +1,107 @@
+//! Asks a running worker through its admin listener; what the commands use.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// Beyond the worker's own timeout for reads, so that its answer is what people see.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A worker that may be running.
+#[derive(Debug)]
+pub struct Client {
+    agent: ureq::Agent,
+    address: SocketAddr,
+}
+
+/// Why a worker gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There is no worker.
+    #[error("nothing listens on `{0}`, which `admin.listen` names")]
+    NothingListens(SocketAddr),
+    /// It said no.
+    #[error("the worker at `{address}` answered {status}: {detail}")]
+    Refused {
+        /// Where it listens.
+        address: SocketAddr,
+        /// The status of its answer.
+        status: u16,
+        /// What it said.
+        detail: String,
+    },
+    /// It was not understood, or did not answer.
+    #[error("cannot ask the worker at `{address}`; see whether another program listens there")]
+    Failed {
+        /// Where it listens.
+        address: SocketAddr,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Client {
+    /// A client of the worker whose `admin.listen` this is.
+    #[must_use]
+    pub fn new(listen: SocketAddr) -> Self {
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(TIMEOUT))
+            .http_status_as_error(false)
+            // Never through a proxy: the worker is near.
+            .proxy(None)
+            .max_redirects(0)
+            .build();
+        Self { agent: config.into(), address: reachable(listen) }
+    }
+
+    /// Asks for a path; `None` if the worker answers that there is nothing of that name.
+    ///
+    /// # Errors
+    /// [`ClientError::NothingListens`] if there is no worker, and whatever else keeps it from answering.
+    pub fn get(&self, path: &str) -> Result<Option<Value>, ClientError> {
+        let address = self.address;
+        if address.port() == 0 {
+            return Err(ClientError::NothingListens(address));
+        }
+        let failed = |source: ureq::Error| ClientError::Failed { address, source: Box::new(source) };
+        let mut response = match self.agent.get(format!("http://{address}{path}")).call() {
+            Ok(response) => response,
+            Err(ureq::Error::ConnectionFailed) => return Err(ClientError::NothingListens(address)),
+            Err(ureq::Error::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                return Err(ClientError::NothingListens(address));
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let status = response.status().as_u16();
+        let text = response.body_mut().with_config().limit(u64::MAX).read_to_string().map_err(failed)?;
+        let body = serde_json::from_str::<Value>(&text);
+        match (status, body) {
+            (200, Ok(value)) => Ok(Some(value)),
+            (200, Err(error)) => Err(ClientError::Failed { address, source: Box::new(error) }),
+            (404, Ok(_)) => Ok(None),
+            (status, body) => {
+                let detail = body.ok().and_then(|body| body["detail"].as_str().map(str::to_owned)).unwrap_or(text);
+                Err(ClientError::Refused { address, status, detail })
+            }
+        }
+    }
+}
+
+/// A text as it stands in a path or a query.
+#[must_use]
+pub fn escape(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let escape = |byte: u8| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(escape).collect()
+}
+
+/// Who listens on all addresses is found on the loopback one.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}

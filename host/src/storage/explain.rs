@@ -1,0 +1,309 @@
+//! Tells people what a tree is made of and what it promises: as text with branches, and as JSON for programs.
+//!
+//! Works on a plan, before anything is opened, and on an opened tree, which also knows the state of each breaker.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+use storage_plugin_api::Capabilities;
+
+use super::plan::{Edge, Plan};
+use super::plugin::About;
+use super::tree::Tree;
+
+/// A tree, explained.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// What the whole tree promises.
+    pub guarantee: String,
+    /// The root and all below it.
+    pub tree: Explained,
+    /// Configured backends that are no part of the tree.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unused: Vec<String>,
+    /// The configuration as it is in use; filled in by whoever knows it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub settings: Vec<Setting>,
+}
+
+/// One backend, explained.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explained {
+    /// The role it plays; none for the root.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// Its name in the configuration.
+    pub name: String,
+    /// The plugin it comes from.
+    pub plugin: About,
+    /// What it promises, in a sentence.
+    pub guarantee: &'static str,
+    /// What it promises, in full.
+    pub capabilities: Capabilities,
+    /// What the plugin says of it.
+    pub notes: Vec<String>,
+    /// Where its circuit breaker stands; none before it is open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<&'static str>,
+    /// The backends below it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub children: Vec<Self>,
+}
+
+/// One value of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Setting {
+    /// Its key, say `storage.backend`.
+    pub key: String,
+    /// Its value as text, without secrets.
+    pub value: String,
+    /// Where it came from.
+    pub origin: String,
+}
+
+impl Plan {
+    /// Explains the tree as it would be.
+    #[must_use]
+    pub fn explain(&self) -> Explanation {
+        let node = |index: usize| {
+            let node = &self.nodes[index];
+            let capabilities = &node.description.capabilities;
+            Part {
+                name: &node.name,
+                about: &node.about,
+                capabilities,
+                notes: &node.description.notes,
+                breaker: None,
+                children: &node.children,
+            }
+        };
+        let tree = explained(&node, self.nodes.len() - 1, None);
+        Explanation { guarantee: whole(&tree), tree, unused: self.unused.clone(), settings: Vec::new() }
+    }
+}
+
+impl Tree {
+    /// Explains the tree as it is.
+    #[must_use]
+    pub fn explain(&self) -> Explanation {
+        let node = |index: usize| {
+            let node = &self.nodes[index];
+            Part {
+                name: node.guard.instance(),
+                about: &node.about,
+                capabilities: node.guard.capabilities(),
+                notes: &node.notes,
+                breaker: Some(node.guard.breaker_state().as_str()),
+                children: &node.children,
+            }
+        };
+        let tree = explained(&node, self.nodes.len() - 1, None);
+        Explanation { guarantee: whole(&tree), tree, unused: Vec::new(), settings: Vec::new() }
+    }
+}
+
+impl Explanation {
+    /// The explanation as people read it.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        draw(&mut text, &self.tree, "", "");
+        let _ = writeln!(text, "\n{}", self.guarantee);
+        if !self.unused.is_empty() {
+            let _ = writeln!(text, "Configured, but not part of the tree: {}.", self.unused.join(", "));
+        }
+        if !self.settings.is_empty() {
+            text.push_str("\nConfiguration:\n");
+            let width = |of: fn(&Setting) -> &str| {
+                let widths = self.settings.iter().map(|setting| of(setting).chars().count());
+                widths.max().unwrap_or_default().min(48)
+            };
+            let (keys, values) = (width(|setting| &setting.key), width(|setting| &setting.value));
+            for Setting { key, value, origin } in &self.settings {
+                let _ = writeln!(text, "  {key:keys$}  {value:values$}  {origin}");
+            }
+        }
+        text
+    }
+}
+
+/// What plan and tree have in common.
+struct Part<'a> {
+    name: &'a str,
+    about: &'a About,
+    capabilities: &'a Capabilities,
+    notes: &'a [String],
+    breaker: Option<&'static str>,
+    children: &'a [Edge],
+}
+
+fn explained<'a>(node: &dyn Fn(usize) -> Part<'a>, index: usize, role: Option<&str>) -> Explained {
+    let part = node(index);
+    Explained {
+        role: role.map(str::to_owned),
+        name: part.name.to_owned(),
+        plugin: part.about.clone(),
+        guarantee: sentence(part.capabilities),
+        capabilities: part.capabilities.clone(),
+        notes: part.notes.to_vec(),
+        breaker: part.breaker,
+        children: part.children.iter().map(|edge| explained(node, edge.node, Some(&edge.role))).collect(),
+    }
+}
+
+fn sentence(capabilities: &Capabilities) -> &'static str {
+    match (capabilities.evicting, capabilities.durable) {
+        (true, _) => "may forget by itself what it holds",
+        (false, true) => "what it answers as stored survives a crash of the process and of the machine",
+        (false, false) => "a crash of the process may lose what it answered as stored",
+    }
+}
+
+fn whole(root: &Explained) -> String {
+    let name = &root.name;
+    if root.capabilities.durable {
+        return format!(
+            "Guarantee: durable. What `{name}` confirms survives a crash of the process and of the machine."
+        );
+    }
+    let mut weak = Vec::new();
+    volatile(root, &mut weak);
+    let weak = weak.join(", ");
+    format!(
+        "Guarantee: volatile. A crash may lose confirmed evaluations, because of {weak}; each confirmation says which."
+    )
+}
+
+/// The backends that make a tree volatile: those without a volatile one below them.
+fn volatile(node: &Explained, names: &mut Vec<String>) {
+    let before = names.len();
+    for child in node.children.iter().filter(|child| !child.capabilities.durable && !child.capabilities.evicting) {
+        volatile(child, names);
+    }
+    if names.len() == before {
+        names.push(format!("`{}`", node.name));
+    }
+}
+
+fn draw(text: &mut String, node: &Explained, first: &str, rest: &str) {
+    let role = node.role.as_ref().map(|role| format!("{role}: ")).unwrap_or_default();
+    let _ = writeln!(text, "{first}{role}{} ({} {})", node.name, node.plugin.name, node.plugin.version);
+    let stem = if node.children.is_empty() { "  " } else { "│ " };
+    let mut line = |content: &str| {
+        let _ = writeln!(text, "{}", format!("{rest}{stem}{content}").trim_end());
+    };
+    line(&format!("{}: {}", kind(&node.capabilities), node.guarantee));
+    line(&abilities(&node.capabilities));
+    for note in &node.notes {
+        line(note);
+    }
+    if let Some(file) = &node.plugin.file {
+        line(&format!("from {}", file.display()));
+    }
+    if let Some(state) = node.breaker.filter(|state| *state != "closed") {
+        line(&format!("breaker {state}: it is unavailable and left alone for a while"));
+    }
+    let last = node.children.len().saturating_sub(1);
+    for (index, child) in node.children.iter().enumerate() {
+        let (branch, below) = if index == last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+        draw(text, child, &format!("{rest}{branch}"), &format!("{rest}{below}"));
+    }
+}
+
+fn kind(capabilities: &Capabilities) -> &'static str {
+    match (capabilities.evicting, capabilities.durable) {
+        (true, _) => "evicting",
+        (false, true) => "durable",
+        (false, false) => "volatile",
+    }
+}
+
+fn abilities(capabilities: &Capabilities) -> String {
+    let Capabilities { exclusive, list_by_id, list_by_created, counts, blobs, prune, parallel_calls, .. } =
+        capabilities;
+    let offered = [
+        (*list_by_id, "lists by id"),
+        (*list_by_created, "lists newest first"),
+        (*counts, "counts"),
+        (*blobs, "blobs"),
+        (*prune, "prunes"),
+    ];
+    let mut words = vec![if *exclusive { "one process at a time" } else { "shared" }.to_owned()];
+    words.push(match parallel_calls {
+        0 | 1 => "one call at a time".to_owned(),
+        calls => format!("{calls} calls at once"),
+    });
+    words.extend(offered.into_iter().filter(|(offered, _)| *offered).map(|(_, word)| word.to_owned()));
+    words.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::testing::{TestPlugins, backends, quick};
+    use super::*;
+
+    fn explanation() -> Explanation {
+        let backends = backends(&[
+            ("root", "layer", &[("primary", &["both"]), ("cache", &["hot"])], json!({})),
+            ("both", "layer", &[("primary", &["disk"]), ("shadow", &["ram"])], json!({})),
+            ("disk", "store", &[], json!({ "durable": true, "note": "writes to ./data" })),
+            ("ram", "store", &[], json!({})),
+            ("hot", "store", &[], json!({ "evicting": true })),
+            ("spare", "store", &[], json!({})),
+        ]);
+        Plan::of(&quick(), &backends, &TestPlugins::default()).expect("all fits").explain()
+    }
+
+    #[test]
+    fn the_tree_is_drawn_with_what_each_node_promises() {
+        let mut explanation = explanation();
+        let setting = |key: &str, value: &str, origin: &str| Setting {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            origin: origin.to_owned(),
+        };
+        explanation.settings = vec![
+            setting("redis.url", "redis://redis:6379", "default"),
+            setting("storage.backend", "root", "worker.toml:3"),
+        ];
+
+        let expected = "\
+root (layer 1.2.3)
+│ volatile: a crash of the process may lose what it answered as stored
+│ shared, 4 calls at once, lists by id, lists newest first, counts
+├─ primary: both (layer 1.2.3)
+│  │ volatile: a crash of the process may lose what it answered as stored
+│  │ shared, 4 calls at once, lists by id, lists newest first, counts
+│  ├─ primary: disk (store 1.2.3)
+│  │    durable: what it answers as stored survives a crash of the process and of the machine
+│  │    shared, 4 calls at once, lists by id, lists newest first, counts
+│  │    writes to ./data
+│  └─ shadow: ram (store 1.2.3)
+│       volatile: a crash of the process may lose what it answered as stored
+│       shared, 4 calls at once, lists by id, lists newest first, counts
+└─ cache: hot (store 1.2.3)
+     evicting: may forget by itself what it holds
+     shared, 4 calls at once, lists by id, lists newest first, counts
+
+Guarantee: volatile. A crash may lose confirmed evaluations, because of `ram`; each confirmation says which.
+Configured, but not part of the tree: spare.
+
+Configuration:
+  redis.url        redis://redis:6379  default
+  storage.backend  root                worker.toml:3
+";
+        assert_eq!(explanation.to_text(), expected);
+    }
+
+    #[test]
+    fn programs_get_the_same_as_json() {
+        let json = serde_json::to_value(explanation()).expect("plain values");
+
+        assert_eq!(json["tree"]["children"][0]["children"][1]["name"], "ram");
+        assert_eq!(json["tree"]["children"][1]["role"], "cache");
+        assert_eq!(json["tree"]["capabilities"]["parallel_calls"], 4);
+        assert_eq!(json["unused"], json!(["spare"]));
+    }
+}

@@ -1,0 +1,494 @@
+//! What stands around every opened backend: limits, deadline, caught panics, metrics and the circuit breaker.
+//!
+//! Nothing else in the host calls a backend, and layers are handed only guarded children. A guard changes no answer that
+//! keeps the contract; it cannot end a call that hangs, but says so in its health, and no other call joins in beyond the
+//! limit. See `gate.rs` for the limit and `breaker.rs` for when a backend is left alone.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use storage_plugin_api::{
+    Answer, Backend, BlobPage, Call, Capabilities, Counts, Delete, Deleted, Error, ErrorKind, Fields, Found, Health,
+    Item, Outcome, Page, Prune, Pruned, Query, Result,
+};
+use tracing::{error, info, warn};
+
+use super::breaker::{Admission, Breaker, BreakerState, Refusal, Sign};
+use super::config::Config;
+use super::gate::{Gate, NoEntry, Overdue, drop_caught, panic_message};
+use super::meter::Meter;
+use crate::telemetry::metrics::Metrics;
+
+/// How far past its deadline a call is taken to hang. Backends look at the deadline themselves and may be a little late.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// A backend with everything around it that the host relies on.
+pub struct Guard {
+    instance: Arc<str>,
+    capabilities: Capabilities,
+    gate: Gate,
+    breaker: Breaker,
+    call_timeout: Duration,
+    closed: AtomicBool,
+    meter: Meter,
+}
+
+/// One of the calls, and what its failure says.
+#[derive(Clone, Copy)]
+struct Kind {
+    name: &'static str,
+    /// Its callers do not choose how much it costs, so that its failure says something of the backend.
+    tells: bool,
+    /// `Configuration` means that the operator must act, not that the caller asked for too much.
+    writes: bool,
+}
+
+const MERGE: Kind = Kind { name: "merge", tells: true, writes: true };
+const GET: Kind = Kind { name: "get", tells: true, writes: false };
+const LIST: Kind = Kind { name: "list", tells: false, writes: false };
+const COUNTS: Kind = Kind { name: "counts", tells: false, writes: false };
+const DELETE: Kind = Kind { name: "delete", tells: true, writes: true };
+const FLUSH: Kind = Kind { name: "flush", tells: true, writes: true };
+const PRUNE: Kind = Kind { name: "prune", tells: false, writes: false };
+const PUT_BLOB: Kind = Kind { name: "put_blob", tells: true, writes: false };
+const GET_BLOB: Kind = Kind { name: "get_blob", tells: true, writes: false };
+const SCAN_BLOBS: Kind = Kind { name: "scan_blobs", tells: false, writes: false };
+const DELETE_BLOB: Kind = Kind { name: "delete_blob", tells: true, writes: false };
+
+impl Guard {
+    /// Puts a guard around an opened backend.
+    #[must_use]
+    pub fn new(
+        instance: &Arc<str>,
+        backend: Arc<dyn Backend>,
+        capabilities: Capabilities,
+        config: &Config,
+        metrics: &Metrics,
+    ) -> Self {
+        Self {
+            instance: Arc::clone(instance),
+            gate: Gate::new(backend, capabilities.parallel_calls),
+            capabilities,
+            breaker: Breaker::new(config.breaker.clone()),
+            call_timeout: config.call_timeout,
+            closed: AtomicBool::new(false),
+            meter: Meter::new(metrics, instance),
+        }
+    }
+
+    /// The instance's name in the configuration.
+    #[must_use]
+    pub fn instance(&self) -> &Arc<str> {
+        &self.instance
+    }
+
+    /// What the instance promises.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// Where the circuit breaker stands.
+    #[must_use]
+    pub fn breaker_state(&self) -> BreakerState {
+        self.breaker.state(Instant::now()).0
+    }
+
+    /// The call that hangs, if one does.
+    #[must_use]
+    pub fn hanging(&self) -> Option<Overdue> {
+        self.gate.overdue(Instant::now()).filter(|overdue| overdue.late >= GRACE)
+    }
+
+    /// Drops the backend; what a panic of its drop said, if it did. Belongs after [`Backend::close`].
+    pub(crate) fn release(&self) -> Option<String> {
+        drop_caught(self.gate.release())
+    }
+
+    /// One call: breaker, place, deadline, panic, check of the answer, metrics.
+    fn call<T>(
+        &self,
+        kind: Kind,
+        call: &Call,
+        run: impl FnOnce(&dyn Backend, &Call) -> Result<T>,
+        sign_of: impl Fn(&T) -> Sign<'_>,
+    ) -> Result<T> {
+        let call = call.at_most(self.call_timeout);
+        let admission = self.breaker.admit(Instant::now(), kind.tells).map_err(|refusal| self.refused(&refusal))?;
+        let answer = match self.gate.enter(kind.name, call.deadline) {
+            Ok(pass) => {
+                let run = AssertUnwindSafe(|| run(pass.backend(), &call));
+                let answer = catch_unwind(run).unwrap_or_else(|payload| Err(self.panicked(kind, payload)));
+                drop(pass);
+                answer
+            }
+            Err(refused) => {
+                let error = self.not_let_in(refused);
+                self.breaker.report(Instant::now(), admission, Sign::Nothing);
+                self.meter.failed(error.kind);
+                return Err(error);
+            }
+        };
+        match &answer {
+            Ok(answer) => self.report(admission, sign_of(answer)),
+            Err(error) => {
+                self.meter.failed(error.kind);
+                if kind.writes && error.kind == ErrorKind::Configuration {
+                    error!(backend = %self.instance, call = kind.name, %error, "storage.misconfigured");
+                }
+                self.report(admission, sign_of_error(kind, error));
+            }
+        }
+        answer
+    }
+
+    fn report(&self, admission: Admission, sign: Sign<'_>) {
+        if !self.breaker.report(Instant::now(), admission, sign) {
+            return;
+        }
+        let (state, reason) = self.breaker.state(Instant::now());
+        self.meter.breaker(state);
+        match state {
+            BreakerState::Closed => info!(backend = %self.instance, "storage.breaker_closed"),
+            BreakerState::Open | BreakerState::HalfOpen => {
+                warn!(backend = %self.instance, reason = reason.unwrap_or_default(), "storage.breaker_opened");
+            }
+        }
+    }
+
+    fn refused(&self, refusal: &Refusal) -> Error {
+        let Refusal { reason, retry_after } = refusal;
+        Error::unavailable(format_args!("backend `{}` is left alone after repeated failures: {reason}", self.instance))
+            .with_retry_after(*retry_after)
+    }
+
+    fn not_let_in(&self, refused: NoEntry) -> Error {
+        match refused {
+            NoEntry::Shut => Error::unavailable(format_args!("backend `{}` is closed", self.instance)),
+            NoEntry::Full => Error::overloaded(format_args!(
+                "backend `{}` takes {} calls at once, and none came back in time",
+                self.instance, self.capabilities.parallel_calls
+            )),
+        }
+    }
+
+    fn panicked(&self, kind: Kind, payload: Box<dyn std::any::Any + Send>) -> Error {
+        let message = panic_message(payload);
+        error!(backend = %self.instance, call = kind.name, panic = message, "storage.backend_panicked");
+        Error::internal(format_args!("backend `{}` panicked in `{}`: {message}", self.instance, kind.name))
+    }
+
+    /// The answers, if there are as many as were asked for.
+    fn complete<T>(&self, kind: Kind, asked: usize, answers: Vec<T>) -> Result<Vec<T>> {
+        if answers.len() == asked {
+            return Ok(answers);
+        }
+        Err(Error::internal(format_args!(
+            "backend `{}` gave {} answers to {asked} items of `{}`; this is a defect of its plugin",
+            self.instance,
+            answers.len(),
+            kind.name
+        )))
+    }
+}
+
+/// Without a default method: one that is added to the contract must be guarded too.
+#[deny(clippy::missing_trait_methods)]
+impl Backend for Guard {
+    fn merge(&self, call: &Call, batch: &[Item<'_>]) -> Result<Vec<Answer>> {
+        let run = |backend: &dyn Backend, call: &Call| {
+            let started = Instant::now();
+            let answers = backend.merge(call, batch);
+            self.meter.merge_called(batch.len(), started.elapsed());
+            self.complete(MERGE, batch.len(), answers?)
+        };
+        let answers = self.call(MERGE, call, run, |answers| sign_of_answers(answers))?;
+        self.meter.merged(&answers);
+        Ok(answers.into_iter().map(|answer| answer.taken_by(&self.instance)).collect())
+    }
+
+    fn get(&self, call: &Call, ids: &[&str], fields: Fields) -> Result<Vec<Option<Found>>> {
+        let run = |backend: &dyn Backend, call: &Call| self.complete(GET, ids.len(), backend.get(call, ids, fields)?);
+        self.call(GET, call, run, alive)
+    }
+
+    fn list(&self, call: &Call, query: &Query) -> Result<Page> {
+        self.call(LIST, call, |backend, call| backend.list(call, query), alive)
+    }
+
+    fn counts(&self, call: &Call) -> Result<Counts> {
+        self.call(COUNTS, call, |backend, call| backend.counts(call), alive)
+    }
+
+    fn delete(&self, call: &Call, items: &[Delete<'_>]) -> Result<Vec<Deleted>> {
+        let run = |backend: &dyn Backend, call: &Call| self.complete(DELETE, items.len(), backend.delete(call, items)?);
+        self.call(DELETE, call, run, |answers| sign_of_deletes(answers))
+    }
+
+    fn health(&self) -> Health {
+        let (state, reason) = self.breaker.state(Instant::now());
+        let health = match (self.hanging(), state, self.gate.backend()) {
+            (_, _, None) => Health::unhealthy("closed"),
+            (Some(Overdue { call, running, late }), _, _) => Health::unhealthy(format!(
+                "`{call}` has been running for {running:.0?} and should have been back {late:.0?} ago"
+            )),
+            (None, BreakerState::Open, _) => Health::unhealthy(reason.unwrap_or_default()),
+            (None, BreakerState::Closed | BreakerState::HalfOpen, Some(backend)) => {
+                let asked = catch_unwind(AssertUnwindSafe(|| backend.health()));
+                drop_caught(backend);
+                asked.unwrap_or_else(|payload| {
+                    Health::unhealthy(format!("the backend panicked in `health`: {}", panic_message(payload)))
+                })
+            }
+        };
+        health.with("breaker", state.as_str())
+    }
+
+    fn flush(&self, call: &Call) -> Result<()> {
+        self.call(FLUSH, call, |backend, call| backend.flush(call), alive)
+    }
+
+    fn close(&self, call: &Call) -> Result<()> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let inside = self.gate.shut(Instant::now() + call.remaining() / 2);
+        if inside > 0 {
+            return Err(Error::internal(format_args!(
+                "cannot close backend `{}`: {inside} calls are still running",
+                self.instance
+            )));
+        }
+        let Some(backend) = self.gate.backend() else { return Ok(()) };
+        let closed = catch_unwind(AssertUnwindSafe(|| backend.close(call)));
+        drop_caught(backend);
+        closed.unwrap_or_else(|payload| {
+            let message = panic_message(payload);
+            Err(Error::internal(format_args!("backend `{}` panicked in `close`: {message}", self.instance)))
+        })
+    }
+
+    fn prune(&self, call: &Call, prune: &Prune) -> Result<Pruned> {
+        self.call(PRUNE, call, |backend, call| backend.prune(call, prune), alive)
+    }
+
+    fn put_blob(&self, call: &Call, key: &str, bytes: &[u8]) -> Result<()> {
+        self.call(PUT_BLOB, call, |backend, call| backend.put_blob(call, key, bytes), alive)
+    }
+
+    fn get_blob(&self, call: &Call, key: &str) -> Result<Option<Vec<u8>>> {
+        self.call(GET_BLOB, call, |backend, call| backend.get_blob(call, key), alive)
+    }
+
+    fn scan_blobs(&self, call: &Call, after: &str, limit: usize) -> Result<BlobPage> {
+        self.call(SCAN_BLOBS, call, |backend, call| backend.scan_blobs(call, after, limit), alive)
+    }
+
+    fn delete_blob(&self, call: &Call, key: &str, untouched_since: i64) -> Result<bool> {
+        self.call(DELETE_BLOB, call, |backend, call| backend.delete_blob(call, key, untouched_since), alive)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(panic) = self.release() {
+            error!(backend = %self.instance, call = "drop", panic, "storage.backend_panicked");
+        }
+    }
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Guard").field("instance", &self.instance).finish_non_exhaustive()
+    }
+}
+
+fn alive<T>(_: &T) -> Sign<'_> {
+    Sign::Alive
+}
+
+/// A backend that rejects every item as unavailable is away, in another way of saying so.
+fn sign_of_answers(answers: &[Answer]) -> Sign<'_> {
+    let away = |answer: &Answer| matches!(&answer.outcome, Outcome::Rejected(error) if is_away(error));
+    match answers.first().map(|answer| &answer.outcome) {
+        Some(Outcome::Rejected(error)) if answers.iter().all(away) => Sign::Away(&error.message),
+        Some(_) | None => Sign::Alive,
+    }
+}
+
+fn sign_of_deletes(answers: &[Deleted]) -> Sign<'_> {
+    let away = |answer: &Deleted| matches!(answer, Deleted::Failed(error) if is_away(error));
+    match answers.first() {
+        Some(Deleted::Failed(error)) if answers.iter().all(away) => Sign::Away(&error.message),
+        Some(_) | None => Sign::Alive,
+    }
+}
+
+fn sign_of_error(kind: Kind, error: &Error) -> Sign<'_> {
+    match error.kind {
+        ErrorKind::Unavailable if kind.tells => Sign::Away(&error.message),
+        // While running this is an outage that the operator must end.
+        ErrorKind::Configuration if kind.writes => Sign::Away(&error.message),
+        ErrorKind::Unavailable | ErrorKind::Configuration => Sign::Nothing,
+        ErrorKind::Overloaded | ErrorKind::InvalidItem => Sign::Alive,
+        ErrorKind::Internal => Sign::Nothing,
+    }
+}
+
+fn is_away(error: &Error) -> bool {
+    matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Configuration)
+}
+
+#[cfg(test)]
+mod tests {
+    use storage_plugin_api::abi::with_items;
+    use storage_plugin_api::{EventStamp, State, Status};
+
+    use super::super::testing::{TestBackend, counted, eventually, guarded, quick};
+    use super::*;
+    use crate::telemetry::metrics::BackendLabel;
+
+    fn call() -> Call {
+        Call::with_budget(Duration::from_secs(5))
+    }
+
+    fn queued() -> State {
+        let mut state = State::new();
+        state.set_open(&EventStamp::new(1, "e"), Status::Queued);
+        state
+    }
+
+    fn merge(guard: &Guard, ids: &[&str]) -> Result<Vec<Answer>> {
+        let state = queued();
+        let states: Vec<_> = ids.iter().map(|id| (*id, &state)).collect();
+        with_items(&states, |batch| guard.merge(&call(), batch))
+    }
+
+    #[test]
+    fn answers_name_the_instance_and_are_counted() {
+        let (backend, metrics) = (TestBackend::new(), Metrics::new());
+        let guard = guarded(&backend, &quick(), &metrics);
+
+        let answers = merge(&guard, &["a", "b", "a"]).expect("the backend is well");
+
+        assert!(answers.iter().all(|answer| answer.taken_by.as_deref() == Some("root")));
+        assert_eq!(counted(&metrics), ["merges created 2", "merges unchanged 1"]);
+    }
+
+    #[test]
+    fn a_panic_becomes_an_internal_error() {
+        let (backend, metrics) = (TestBackend::new(), Metrics::new());
+        let guard = guarded(&backend, &quick(), &metrics);
+        backend.set_fault(|call| panic!("{call} is not my day"));
+
+        let error = merge(&guard, &["a"]).expect_err("it panics");
+
+        assert_eq!(error.kind, ErrorKind::Internal);
+        assert_eq!(error.message, "backend `root` panicked in `merge`: merge is not my day");
+        assert!(!guard.health().healthy);
+        assert_eq!(counted(&metrics), ["storage_failures internal 1"]);
+        backend.mend();
+        assert!(merge(&guard, &["a"]).is_ok());
+    }
+
+    #[test]
+    fn a_panic_of_drop_is_caught() {
+        let metrics = Metrics::new();
+        let backend = TestBackend::new();
+        let guard = guarded(&backend, &quick(), &metrics);
+        backend.set_fault(|call| if call == "drop" { Err(Error::internal("dropped")) } else { Ok(()) });
+        drop(backend);
+
+        assert_eq!(guard.release().as_deref(), Some("dropped"));
+    }
+
+    #[test]
+    fn who_finds_no_place_within_the_call_timeout_is_told_overloaded() {
+        let backend = TestBackend::new();
+        let config = Config { call_timeout: Duration::from_millis(30), ..quick() };
+        let guard = guarded(&backend, &config, &Metrics::new());
+        let (release, entered) = backend.hang();
+
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| merge(&guard, &["a"]));
+            }
+            for _ in 0..2 {
+                entered.recv().expect("two calls enter");
+            }
+            let error = merge(&guard, &["a"]).expect_err("both places are taken");
+            assert_eq!(error.kind, ErrorKind::Overloaded);
+            drop(release);
+        });
+    }
+
+    #[test]
+    fn a_hanging_call_turns_health_red_until_it_is_back() {
+        let backend = TestBackend::new();
+        let config = Config { call_timeout: Duration::from_millis(1), ..quick() };
+        let guard = guarded(&backend, &config, &Metrics::new());
+        let (release, entered) = backend.hang();
+
+        std::thread::scope(|scope| {
+            scope.spawn(|| merge(&guard, &["a"]));
+            entered.recv().expect("the call enters");
+            eventually("the call hangs", || guard.hanging().is_some());
+            let health = guard.health();
+            assert!(!health.healthy && health.reason.starts_with("`merge` has been running"), "{health:?}");
+            drop(release);
+        });
+
+        backend.mend();
+        assert!(guard.health().healthy);
+    }
+
+    #[test]
+    fn a_backend_that_is_away_is_left_alone_and_found_again() {
+        let (backend, metrics) = (TestBackend::new(), Metrics::new());
+        let guard = guarded(&backend, &quick(), &metrics);
+        backend.is_away();
+        for _ in 0..3 {
+            assert_eq!(merge(&guard, &["a"]).expect_err("it is away").message, "the disk is gone");
+        }
+        let calls = backend.calls.load(Ordering::Relaxed);
+
+        let error = merge(&guard, &["a"]).expect_err("it is left alone");
+
+        assert_eq!(error.kind, ErrorKind::Unavailable);
+        assert!(error.retry_after.is_some() && error.message.contains("the disk is gone"), "{error:?}");
+        assert_eq!(backend.calls.load(Ordering::Relaxed), calls);
+        assert_eq!(metrics.breaker_open.get_or_create(&BackendLabel { backend: "root".to_owned() }).get(), 1);
+        backend.mend();
+        eventually("it is found again", || merge(&guard, &["a"]).is_ok());
+        assert_eq!(guard.breaker_state(), BreakerState::Closed);
+        assert_eq!(metrics.breaker_open.get_or_create(&BackendLabel { backend: "root".to_owned() }).get(), 0);
+    }
+
+    #[test]
+    fn expensive_reads_do_not_open_the_breaker() {
+        let backend = TestBackend::new();
+        let guard = guarded(&backend, &quick(), &Metrics::new());
+        backend.is_away();
+
+        for _ in 0..10 {
+            assert!(guard.list(&call(), &Query::default()).is_err());
+        }
+
+        assert_eq!(guard.breaker_state(), BreakerState::Closed);
+    }
+
+    #[test]
+    fn nothing_follows_close() {
+        let backend = TestBackend::new();
+        let guard = guarded(&backend, &quick(), &Metrics::new());
+
+        assert_eq!(guard.close(&call()), Ok(()));
+        assert_eq!(guard.close(&call()), Ok(()), "the second one does nothing");
+
+        let error = merge(&guard, &["a"]).expect_err("it is closed");
+        assert_eq!(error.message, "backend `root` is closed");
+        assert_eq!(*super::super::lock(&backend.events), ["close test"]);
+    }
+}

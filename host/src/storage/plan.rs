@@ -1,0 +1,473 @@
+//! From the configuration to a tree that can be opened: loads and asks every plugin, and finds everything that is wrong.
+//!
+//! Nothing is opened here, so `check` and `explain` touch no store. See `open.rs` for what happens next.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+use storage_plugin_api::{Capabilities, ChildDescription, Description, Error, Role};
+
+use super::config::{self, BackendConfig, Backends, Config, Guarantee};
+use super::deadline::{Missed, within};
+use super::plugin::{About, Plugin, PluginSource};
+use super::problem::{Problem, Problems};
+use crate::suggest::{list, suggest};
+
+/// A tree of backends that fit together. Children stand before their parents, the root last.
+#[derive(Debug)]
+pub struct Plan {
+    pub(crate) nodes: Vec<Planned>,
+    pub(crate) config: Config,
+    /// Configured backends that are no part of the tree.
+    pub unused: Vec<String>,
+}
+
+/// One backend of a plan.
+pub(crate) struct Planned {
+    pub(crate) name: Arc<str>,
+    pub(crate) plugin: Arc<dyn Plugin>,
+    pub(crate) about: About,
+    pub(crate) options: Value,
+    pub(crate) children: Vec<Edge>,
+    pub(crate) description: Description,
+}
+
+/// The way from a layer to a backend below it.
+#[derive(Clone, Debug)]
+pub(crate) struct Edge {
+    pub(crate) role: String,
+    /// Where the child stands among the nodes.
+    pub(crate) node: usize,
+}
+
+impl Plan {
+    /// Makes sense of a configuration.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, at once.
+    pub fn of(config: &Config, backends: &Backends, plugins: &dyn PluginSource) -> Result<Self, Problems> {
+        let mut planner = Planner {
+            config,
+            backends,
+            plugins,
+            nodes: Vec::new(),
+            done: BTreeMap::new(),
+            problems: Problems::default(),
+        };
+        for (path, message) in config::problems(config, backends) {
+            planner.problems.0.push(Problem { path, message });
+        }
+        if let Some(root) = planner.visit(&config.backend, &mut Vec::new()) {
+            planner.check_sharing();
+            planner.check_root(root);
+        }
+        let unused = backends.keys().filter(|name| !planner.done.contains_key(*name)).cloned().collect();
+        if planner.problems.0.is_empty() {
+            return Ok(Self { nodes: planner.nodes, config: config.clone(), unused });
+        }
+        Err(planner.problems)
+    }
+
+    /// What the whole tree promises.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.root().description.capabilities
+    }
+
+    pub(crate) fn root(&self) -> &Planned {
+        self.nodes.last().expect("a plan has at least its root")
+    }
+}
+
+impl std::fmt::Debug for Planned {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Planned").field("name", &self.name).field("about", &self.about).finish_non_exhaustive()
+    }
+}
+
+struct Planner<'a> {
+    config: &'a Config,
+    backends: &'a Backends,
+    plugins: &'a dyn PluginSource,
+    nodes: Vec<Planned>,
+    /// Where each visited backend stands among the nodes; none for one with problems.
+    done: BTreeMap<String, Option<usize>>,
+    problems: Problems,
+}
+
+impl Planner<'_> {
+    /// Plans a backend and all below it. None if there are problems with it, which are noted then.
+    fn visit(&mut self, name: &str, above: &mut Vec<String>) -> Option<usize> {
+        // Unknown names and circles are found by `config::problems`.
+        let backend = self.backends.get(name)?;
+        if above.iter().any(|seen| seen == name) {
+            return None;
+        }
+        if let Some(done) = self.done.get(name) {
+            return *done;
+        }
+        above.push(name.to_owned());
+        let children: Vec<(&str, Option<usize>)> =
+            backend.children.iter().map(|(role, child)| (role, self.visit(child, above))).collect();
+        above.pop();
+        let planned = self.plan(name, backend, &children);
+        let index = planned.map(|planned| {
+            self.nodes.push(planned);
+            self.nodes.len() - 1
+        });
+        self.done.insert(name.to_owned(), index);
+        index
+    }
+
+    fn plan(&mut self, name: &str, backend: &BackendConfig, children: &[(&str, Option<usize>)]) -> Option<Planned> {
+        let plugin = match self.plugins.load(&backend.plugin, backend.sha256.as_deref()) {
+            Ok(plugin) => plugin,
+            Err(error) => {
+                self.problems.add(name, &["plugin"], format!("`backends.{name}`: {}", error));
+                return None;
+            }
+        };
+        let edge = |(role, node): &(&str, Option<usize>)| Some(Edge { role: (*role).to_owned(), node: (*node)? });
+        // A layer is asked only about children that are known; the problems with the others are noted already.
+        let children = children.iter().map(edge).collect::<Option<Vec<_>>>()?;
+        let told: Vec<_> = children.iter().map(|edge| self.child_description(edge)).collect();
+        let description = match self.ask(name, &plugin, &backend.options, told.clone()) {
+            Ok(description) => description,
+            Err(message) => {
+                self.problems.add(name, &["plugin"], message);
+                return None;
+            }
+        };
+        let before = self.problems.0.len();
+        for problem in &description.problems {
+            self.problems.add(name, &["options"], format!("`backends.{name}.options`: {problem}"));
+        }
+        self.check_roles(name, backend, &description.roles, &told);
+        let about = plugin.about();
+        let options = backend.options.clone();
+        let planned = Planned { name: name.into(), plugin, about, options, children, description };
+        (self.problems.0.len() == before).then_some(planned)
+    }
+
+    fn child_description(&self, edge: &Edge) -> ChildDescription {
+        let child = &self.nodes[edge.node];
+        ChildDescription {
+            role: edge.role.clone(),
+            name: child.name.to_string(),
+            capabilities: child.description.capabilities.clone(),
+        }
+    }
+
+    /// Asks the plugin what an instance would be, without trusting it to come back.
+    fn ask(
+        &self,
+        name: &str,
+        plugin: &Arc<dyn Plugin>,
+        options: &Value,
+        children: Vec<ChildDescription>,
+    ) -> Result<Description, String> {
+        let work = {
+            let (plugin, name, options) = (Arc::clone(plugin), name.to_owned(), options.clone());
+            move || plugin.check(&name, &options, &children)
+        };
+        let about = plugin.about();
+        let plugin = format!("plugin `{}` {}", about.name, about.version);
+        let limit = self.config.open_timeout;
+        match within("check", limit, &|| false, work, drop::<Result<Description, Error>>) {
+            Ok(Ok(description)) => Ok(description),
+            Ok(Err(error)) => Err(format!("`backends.{name}`: {plugin} refuses these options: {error}")),
+            Err(Missed::Late) => Err(format!(
+                "`backends.{name}`: {plugin} did not say within {limit:?} what it makes of its options; report this to its author"
+            )),
+            Err(Missed::Panicked(message)) => Err(format!(
+                "`backends.{name}`: {plugin} panicked when asked about its options: {message}; report this to its author"
+            )),
+            Err(Missed::NoThread(error)) => {
+                Err(format!("`backends.{name}`: cannot start a thread to ask {plugin}: {error}"))
+            }
+            Err(Missed::Stopped) => Err(format!("`backends.{name}`: {plugin} was not asked to the end")),
+        }
+    }
+
+    fn check_roles(&mut self, name: &str, backend: &BackendConfig, roles: &[Role], children: &[ChildDescription]) {
+        let plugin = &backend.plugin;
+        for (role, names) in &backend.children.0 {
+            let Some(known) = roles.iter().find(|known| known.name == *role) else {
+                let hint = match roles {
+                    [] => "it stores by itself; remove `children`".to_owned(),
+                    _ => suggest(role, roles.iter().map(|role| role.name.as_str()), "its roles"),
+                };
+                let message = format!("`backends.{name}.children`: plugin `{plugin}` has no role `{role}`; {hint}");
+                self.problems.add(name, &["children", role], message);
+                continue;
+            };
+            if names.len() > 1 && !known.many {
+                let message = format!(
+                    "`backends.{name}.children.{role}` takes one backend, not the list {}; name one of them",
+                    list(names)
+                );
+                self.problems.add(name, &["children", role], message);
+            }
+        }
+        for role in roles.iter().filter(|role| role.required) {
+            if !children.iter().any(|child| child.role == role.name) {
+                let message = format!(
+                    "`backends.{name}`: plugin `{plugin}` cannot work without a child as `{0}`; add `children = {{ {0} = \"…\" }}`",
+                    role.name
+                );
+                self.problems.add(name, &["children"], message);
+            }
+        }
+        for child in children {
+            if let Some(role) = roles.iter().find(|role| role.name == child.role)
+                && let Some(why) = misfit(role, child, roles)
+            {
+                let message = format!("`backends.{name}.children.{}`: {why}", role.name);
+                self.problems.add(name, &["children", &role.name], message);
+            }
+        }
+    }
+
+    /// An instance that only one process may have open is not fit to be reached on two ways either.
+    fn check_sharing(&mut self) {
+        let mut used_by: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
+        for node in &self.nodes {
+            for edge in &node.children {
+                used_by.entry(edge.node).or_default().push(&node.name);
+            }
+        }
+        for (node, layers) in used_by.into_iter().filter(|(_, layers)| layers.len() > 1) {
+            let Planned { name, description, .. } = &self.nodes[node];
+            if description.capabilities.exclusive {
+                let message = format!(
+                    "`backends.{name}` stands {} times in the tree (below {}), but is exclusive; give each place a backend of its own",
+                    layers.len(),
+                    list(&layers)
+                );
+                self.problems.add(name, &[], message);
+            }
+        }
+    }
+
+    /// The backends because of which one does not keep a guarantee: those without such a one below them.
+    fn weak(&self, node: usize, guarantee: Guarantee) -> Vec<&str> {
+        let is_weak = |node: usize| {
+            let capabilities = &self.nodes[node].description.capabilities;
+            !capabilities.evicting && !guarantee.is_kept_by(capabilities)
+        };
+        let below = self.nodes[node].children.iter().filter(|edge| is_weak(edge.node));
+        let mut names: Vec<&str> = below.flat_map(|edge| self.weak(edge.node, guarantee)).collect();
+        if names.is_empty() {
+            names.push(&self.nodes[node].name);
+        }
+        names
+    }
+
+    fn check_root(&mut self, root: usize) {
+        let Planned { name, description, .. } = &self.nodes[root];
+        let at = |key: &str, message| Problem { path: vec!["storage".to_owned(), key.to_owned()], message };
+        if description.capabilities.evicting {
+            self.problems.0.push(at(
+                "backend",
+                format!(
+                    "`storage.backend`: `{name}` may forget what it stored (it is evicting), so it can only be the cache of a layer; choose another root or turn evicting off in its options"
+                ),
+            ));
+        }
+        if let Some(guarantee) =
+            self.config.guarantee.filter(|guarantee| !guarantee.is_kept_by(&description.capabilities))
+        {
+            let weak = self.weak(root, guarantee);
+            self.problems.0.push(at(
+                "guarantee",
+                format!(
+                    "`storage.guarantee = \"durable\"` cannot be kept: a crash may lose what {} holds; use durable backends there or drop the guarantee",
+                    list(&weak)
+                ),
+            ));
+        }
+    }
+}
+
+/// Why a backend is not fit for a role; none if it is.
+fn misfit(role: &Role, child: &ChildDescription, roles: &[Role]) -> Option<String> {
+    let name = &child.name;
+    if child.capabilities.evicting && !role.evicting {
+        let caches: Vec<&str> = roles.iter().filter(|role| role.evicting).map(|role| role.name.as_str()).collect();
+        let place = match &caches[..] {
+            [] => "this layer has no place for it".to_owned(),
+            caches => format!("it can only be {}", list(caches)),
+        };
+        return Some(format!(
+            "`{name}` may forget what it stored (it is evicting); {place}, or turn evicting off in its options"
+        ));
+    }
+    if role.evicting && !child.capabilities.evicting {
+        return Some(format!(
+            "`{name}` never forgets what it stored (it is not evicting), so as a cache it would fill up; turn evicting on in its options or name another backend"
+        ));
+    }
+    if role.durable && !child.capabilities.durable {
+        return Some(format!("`{name}` is volatile, and this role takes a durable backend only; name another backend"));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::testing::{TestPlugins, backends, quick};
+    use super::*;
+
+    type Backend<'a> = (&'a str, &'a str, &'a [(&'a str, &'a [&'a str])], Value);
+
+    fn plan(of: &[Backend<'_>]) -> Result<Plan, Problems> {
+        Plan::of(&quick(), &backends(of), &TestPlugins::default())
+    }
+
+    #[track_caller]
+    fn assert_problem(of: &[Backend<'_>], path: &[&str], expected: &str) {
+        let problems = plan(of).expect_err("something is wrong").0;
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0].path, path);
+        assert!(problems[0].message.contains(expected), "{}", problems[0].message);
+    }
+
+    #[test]
+    fn children_stand_before_their_layers() {
+        let plan = plan(&[
+            ("root", "layer", &[("primary", &["b"]), ("cache", &["hot"]), ("shadow", &["c", "b"])], json!({})),
+            ("b", "layer", &[("primary", &["c"])], json!({})),
+            ("c", "store", &[], json!({ "durable": true })),
+            ("hot", "store", &[], json!({ "evicting": true })),
+            ("spare", "store", &[], json!({})),
+        ]);
+
+        let plan = plan.expect("all fits");
+        let names: Vec<&str> = plan.nodes.iter().map(|node| &*node.name).collect();
+        assert_eq!(names, ["c", "b", "hot", "root"]);
+        assert_eq!(plan.unused, ["spare"]);
+        assert!(plan.capabilities().durable);
+    }
+
+    #[test]
+    fn every_misfit_is_named_with_its_place() {
+        let store = |options| ("s", "store", &[][..], options);
+        assert_problem(
+            &[("root", "layer", &[("primry", &["s"]), ("primary", &["s"])], json!({})), store(json!({}))],
+            &["backends", "root", "children", "primry"],
+            "no role `primry`; did you mean `primary`?",
+        );
+        assert_problem(
+            &[("root", "layer", &[("shadow", &["s"])], json!({})), store(json!({}))],
+            &["backends", "root", "children"],
+            "cannot work without a child as `primary`",
+        );
+        assert_problem(
+            &[
+                ("root", "layer", &[("primary", &["s", "t"])], json!({})),
+                store(json!({})),
+                ("t", "store", &[], json!({})),
+            ],
+            &["backends", "root", "children", "primary"],
+            "takes one backend, not the list `s` and `t`",
+        );
+        assert_problem(
+            &[("root", "layer", &[("primary", &["s"])], json!({})), store(json!({ "evicting": true }))],
+            &["backends", "root", "children", "primary"],
+            "`s` may forget what it stored (it is evicting); it can only be `cache`",
+        );
+        assert_problem(
+            &[
+                ("root", "layer", &[("primary", &["s"]), ("cache", &["t"])], json!({})),
+                store(json!({})),
+                ("t", "store", &[], json!({})),
+            ],
+            &["backends", "root", "children", "cache"],
+            "`t` never forgets",
+        );
+        assert_problem(
+            &[("root", "layer", &[("primary", &["s"]), ("journal", &["s"])], json!({})), store(json!({}))],
+            &["backends", "root", "children", "journal"],
+            "`s` is volatile",
+        );
+        assert_problem(
+            &[
+                ("root", "layer", &[("primary", &["s"]), ("shadow", &["s"])], json!({})),
+                store(json!({ "exclusive": true })),
+            ],
+            &["backends", "s"],
+            "stands 2 times in the tree",
+        );
+        assert_problem(
+            &[("root", "store", &[("primary", &["s"])], json!({})), store(json!({}))],
+            &["backends", "root", "children", "primary"],
+            "it stores by itself; remove `children`",
+        );
+        assert_problem(
+            &[("root", "store", &[], json!({ "evicting": true }))],
+            &["storage", "backend"],
+            "it can only be the cache of a layer",
+        );
+        assert_problem(
+            &[("root", "store", &[], json!({ "problem": "`path` is empty" }))],
+            &["backends", "root", "options"],
+            "`backends.root.options`: `path` is empty",
+        );
+        assert_problem(
+            &[("root", "store", &[], json!({ "panic_in_check": true }))],
+            &["backends", "root", "plugin"],
+            "plugin `store` 1.2.3 panicked when asked about its options: no idea",
+        );
+        assert_problem(
+            &[("root", "stor", &[], json!({}))],
+            &["backends", "root", "plugin"],
+            "`backends.root`: there is no plugin `stor`; found `layer` and `store`",
+        );
+    }
+
+    #[test]
+    fn names_and_circles_are_found_without_the_configurations_own_check() {
+        assert_problem(
+            &[("root", "layer", &[("primary", &["root"])], json!({}))],
+            &["backends", "root", "children", "primary"],
+            "go round in a circle",
+        );
+        assert_problem(
+            &[("root", "layer", &[("primary", &["z"])], json!({}))],
+            &["backends", "root", "children", "primary"],
+            "unknown child `z`",
+        );
+    }
+
+    #[test]
+    fn all_problems_are_reported_together() {
+        let problems = plan(&[
+            ("root", "layer", &[("primary", &["a"]), ("shadow", &["b"])], json!({})),
+            ("a", "nope", &[], json!({})),
+            ("b", "store", &[], json!({ "problem": "`size` is odd" })),
+        ]);
+
+        let problems = problems.expect_err("two things are wrong");
+        assert_eq!(problems.0.len(), 2, "{problems}");
+        assert_eq!(problems.to_string().lines().count(), 2);
+    }
+
+    #[test]
+    fn a_tree_weaker_than_its_guarantee_is_refused_by_the_backend_at_fault() {
+        let config = Config { guarantee: Some(Guarantee::Durable), ..quick() };
+        let backends = backends(&[
+            ("root", "layer", &[("primary", &["a"]), ("shadow", &["b"]), ("cache", &["hot"])], json!({})),
+            ("a", "store", &[], json!({ "durable": true })),
+            ("b", "store", &[], json!({})),
+            ("hot", "store", &[], json!({ "evicting": true })),
+        ]);
+
+        let problems = Plan::of(&config, &backends, &TestPlugins::default()).expect_err("b is volatile");
+
+        assert_eq!(problems.0[0].path, ["storage", "guarantee"]);
+        assert!(problems.to_string().contains("a crash may lose what `b` holds"), "{problems}");
+    }
+}

@@ -1,0 +1,177 @@
+//! The opened tree: the root for the worker and for reading, the health of every backend, and the orderly end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::Value;
+use storage_plugin_api::{Backend, Call, Capabilities, Durability};
+
+use super::breaker::BreakerState;
+use super::config::Config;
+use super::deadline::{Missed, within};
+use super::guard::Guard;
+use super::plan::{Edge, Planned};
+use super::plugin::About;
+
+/// A plugin looks at its deadline by itself; only one that does not is left behind.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// An opened tree of backends.
+#[derive(Debug)]
+pub struct Tree {
+    /// Children before their layers, the root last.
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) config: Config,
+}
+
+/// An opened backend.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) guard: Arc<Guard>,
+    pub(crate) about: About,
+    pub(crate) notes: Vec<String>,
+    pub(crate) children: Vec<Edge>,
+}
+
+/// How a tree is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TreeHealth {
+    /// The root can do its work.
+    pub healthy: bool,
+    /// Why not, or what the operator should know; may be empty.
+    pub reason: String,
+    /// Every backend by name.
+    pub backends: BTreeMap<String, BackendHealth>,
+}
+
+/// How a backend is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BackendHealth {
+    /// It can do its work.
+    pub healthy: bool,
+    /// Why not, or what the operator should know.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Figures of the plugin's own, and the state of the breaker.
+    #[serde(flatten)]
+    pub details: BTreeMap<String, Value>,
+}
+
+/// A backend that did not end as it should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloseFailure {
+    /// The instance's name.
+    pub instance: Arc<str>,
+    /// What happened.
+    pub reason: String,
+}
+
+impl Node {
+    pub(crate) fn new(planned: &Planned, guard: Arc<Guard>) -> Self {
+        Self {
+            guard,
+            about: planned.about.clone(),
+            notes: planned.description.notes.clone(),
+            children: planned.children.clone(),
+        }
+    }
+}
+
+impl Tree {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self { nodes: Vec::new(), config: config.clone() }
+    }
+
+    /// The backend that stands for the whole tree.
+    #[must_use]
+    pub fn root(&self) -> &Arc<Guard> {
+        &self.nodes.last().expect("an opened tree has at least its root").guard
+    }
+
+    /// What the whole tree promises.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities {
+        self.root().capabilities()
+    }
+
+    /// What an answer of the tree promises at least.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        self.capabilities().durability()
+    }
+
+    /// Asks every backend how it is. Calls plugins, so it may hang where they do.
+    #[must_use]
+    pub fn health(&self) -> TreeHealth {
+        let mut backends = BTreeMap::new();
+        let (mut healthy, mut reason) = (false, String::new());
+        for node in &self.nodes {
+            let health = node.guard.health();
+            // The root comes last and is what counts: a layer may well do without one of its children.
+            (healthy, reason) = (health.healthy, health.reason.clone());
+            let health = BackendHealth { healthy: health.healthy, reason: health.reason, details: health.details };
+            backends.insert(node.guard.instance().to_string(), health);
+        }
+        TreeHealth { healthy, reason, backends }
+    }
+
+    /// Names of backends and the calls that hang in them.
+    #[must_use]
+    pub fn hanging(&self) -> Vec<String> {
+        let text = |node: &Node| {
+            let call = node.guard.hanging()?;
+            Some(format!(
+                "backend `{}` has not returned from `{}` for {:.0?}",
+                node.guard.instance(),
+                call.call,
+                call.running
+            ))
+        };
+        self.nodes.iter().filter_map(text).collect()
+    }
+
+    /// The state of every backend's breaker.
+    #[must_use]
+    pub fn breakers(&self) -> Vec<(Arc<str>, BreakerState)> {
+        self.nodes.iter().map(|node| (Arc::clone(node.guard.instance()), node.guard.breaker_state())).collect()
+    }
+
+    /// Flushes, closes and drops every backend, layers before those below them. Blocks at most for the budget.
+    ///
+    /// Returns what went wrong; whatever it is, the next backend is closed all the same.
+    pub fn close(&self, budget: Duration) -> Vec<CloseFailure> {
+        let deadline = Instant::now() + budget;
+        let mut failures = Vec::new();
+        for node in self.nodes.iter().rev() {
+            let limit = deadline.saturating_duration_since(Instant::now()).min(self.config.close_timeout);
+            let guard = Arc::clone(&node.guard);
+            let instance = Arc::clone(guard.instance());
+            let reasons = match within("close", limit + GRACE, &|| false, move || end(&guard, limit), drop) {
+                Ok(reasons) => reasons,
+                Err(Missed::Late | Missed::Stopped) => vec![format!("it did not end within {limit:?}")],
+                Err(Missed::Panicked(message)) => vec![format!("it panicked: {message}")],
+                Err(Missed::NoThread(error)) => vec![format!("there is no thread to close it on: {error}")],
+            };
+            failures.extend(reasons.into_iter().map(|reason| CloseFailure { instance: Arc::clone(&instance), reason }));
+        }
+        failures
+    }
+}
+
+/// Flush, close and drop of one backend; the flush has half of the time.
+fn end(guard: &Guard, limit: Duration) -> Vec<String> {
+    let call = Call::with_budget(limit);
+    let mut reasons = Vec::new();
+    if let Err(error) = guard.flush(&call.at_most(limit / 2)) {
+        reasons.push(format!("flush failed: {error}"));
+    }
+    if let Err(error) = guard.close(&call) {
+        reasons.push(format!("close failed: {error}"));
+    }
+    if let Some(panic) = guard.release() {
+        reasons.push(format!("it panicked when it was dropped: {panic}"));
+    }
+    reasons
+}

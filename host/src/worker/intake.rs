@@ -1,0 +1,138 @@
+//! The thread that reads one source: decodes each delivery and puts its event into the lane of its evaluation.
+//!
+//! It waits when the budget is used up, and so does its source. What is no event becomes a dead letter here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tracing::warn;
+
+use super::dead_letter::DeadLetter;
+use super::lane::LaneState;
+use super::taken::{Origin, Taken, cost_bytes};
+use super::{Shared, source_now};
+use crate::event::decode::{Arrival, Limits, decode};
+use crate::event::row::{EventRow, EventRows};
+use crate::source::{Delivery, Read, Source};
+
+/// After so many deliveries of a batch their events go to the lanes, so that these work while the rest is decoded.
+const HAND_OVER: usize = 64;
+
+/// What is done with the deliveries of a channel.
+#[derive(Debug)]
+struct Channel {
+    row: EventRow,
+    confirm: Arc<str>,
+}
+
+/// The channels that have a row.
+#[derive(Debug)]
+pub(super) struct Channels(HashMap<String, Channel>);
+
+impl Channels {
+    pub(super) fn new(rows: &EventRows) -> Self {
+        let channel = |row: &EventRow| Channel { confirm: Arc::from(&*row.confirm), row: row.clone() };
+        Self(rows.iter().map(|row| (row.channel.clone(), channel(row))).collect())
+    }
+}
+
+/// The thread's state.
+#[derive(Debug)]
+pub(super) struct Intake {
+    pub(super) source: usize,
+    pub(super) channels: Arc<Channels>,
+    pub(super) limits: Limits,
+    pub(super) lanes: Vec<Arc<LaneState>>,
+    /// Events on their way to the lanes, by lane.
+    pub(super) outgoing: Vec<Vec<Taken>>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Intake {
+    /// Reads until the source ends, or the worker gives up.
+    pub(super) fn run(mut self, mut source: Box<dyn Source>) {
+        let mut deliveries = Vec::new();
+        while source.read(&mut deliveries) == Read::Deliveries {
+            self.shared.counters.taken.add(deliveries.len());
+            for (index, delivery) in deliveries.drain(..).enumerate() {
+                if !self.make_room(&delivery) {
+                    return;
+                }
+                self.take(delivery);
+                if index % HAND_OVER == HAND_OVER - 1 {
+                    self.hand_over();
+                }
+            }
+            self.hand_over();
+        }
+    }
+
+    /// Waits until the budget has room. False if the worker gives up.
+    fn make_room(&mut self, delivery: &Delivery) -> bool {
+        let bytes = cost_bytes(delivery.payload.len());
+        self.shared.budget.try_acquire(bytes) || {
+            // What is on its way may be what the room is needed by.
+            self.hand_over();
+            self.shared.budget.acquire(bytes)
+        }
+    }
+
+    fn take(&mut self, delivery: Delivery) {
+        let Some(Channel { row, confirm }) = self.channels.0.get(&*delivery.channel) else {
+            let error = format!("channel `{}` has no row in `[events]`; add one, or stop sending it", delivery.channel);
+            self.reject(delivery, "unknown_channel", error);
+            return;
+        };
+        let arrival = Arrival { received_at: delivery.received_at, entry_time: delivery.entry_time };
+        match decode(&delivery.channel, row, &delivery.payload, arrival, &self.limits) {
+            Ok(event) => {
+                let lane = lane_of(&event.evaluation_id, self.outgoing.len());
+                let taken = Taken::new(event, Arc::clone(confirm), Origin::of(delivery, self.source));
+                self.outgoing[lane].push(taken);
+            }
+            Err(reject) => self.reject(delivery, reject.class(), reject.to_string()),
+        }
+    }
+
+    fn reject(&self, delivery: Delivery, reason: &'static str, error: String) {
+        let size = delivery.payload.len();
+        warn!(channel = %delivery.channel, reason, error, size, "event rejected");
+        self.shared.counters.rejected.add(1);
+        let origin = Origin::of(delivery, self.source);
+        let generation = self.shared.slot.current().generation;
+        self.shared.postbox.push(DeadLetter { origin, reason, error, attempts: 0, last_at: source_now(), generation });
+    }
+
+    fn hand_over(&mut self) {
+        for (events, lane) in self.outgoing.iter_mut().zip(&self.lanes) {
+            if !events.is_empty() {
+                lane.queue.push_all(events);
+            }
+        }
+    }
+}
+
+/// The lane of an evaluation: FNV-1a of its id, <http://www.isthe.com/chongo/tech/comp/fnv/>, folded.
+fn lane_of(evaluation_id: &str, lanes: usize) -> usize {
+    let hash = evaluation_id
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let folded = (hash >> 32) ^ (hash & 0xffff_ffff);
+    usize::try_from(folded).unwrap_or_default() % lanes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_evaluation_has_one_lane_and_evaluations_spread_over_all() {
+        let mut counts = [0; 4];
+        for number in 0..10_000 {
+            counts[lane_of(&format!("eval_{number}"), 4)] += 1;
+        }
+
+        assert_eq!(lane_of("a", 4), lane_of("a", 4));
+        assert!(counts.iter().all(|count| (2_200..=2_800).contains(count)), "{counts:?}");
+    }
+}

@@ -1,0 +1,243 @@
+//! The bounded queues between the threads that read sources and the lanes.
+//!
+//! `Budget` bounds everything that was taken and is not settled, over all lanes, in events and bytes: who reads a source
+//! waits for it, so a full budget stops the reading. A `LaneQueue` therefore needs no bound of its own.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::taken::Taken;
+
+/// What may be held unsettled, and what is.
+#[derive(Debug)]
+pub(super) struct Budget {
+    limit: Held,
+    state: Mutex<BudgetState>,
+    freed: Condvar,
+}
+
+/// A number of events, and about how many bytes they hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) events: usize,
+    pub(super) bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct BudgetState {
+    held: Held,
+    waiting: usize,
+    aborted: bool,
+}
+
+impl Budget {
+    pub(super) fn new(limit: Held) -> Self {
+        Self { limit, state: Mutex::default(), freed: Condvar::new() }
+    }
+
+    /// Takes room for one event if there is some.
+    pub(super) fn try_acquire(&self, bytes: usize) -> bool {
+        self.take(&mut lock(&self.state), bytes)
+    }
+
+    /// Waits for room for one event and takes it. False if there will be none, because the worker gives up.
+    pub(super) fn acquire(&self, bytes: usize) -> bool {
+        let mut state = lock(&self.state);
+        while !state.aborted {
+            if self.take(&mut state, bytes) {
+                return true;
+            }
+            state.waiting += 1;
+            state = self.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.waiting -= 1;
+        }
+        false
+    }
+
+    /// An event that is larger than the limit passes when it is alone.
+    fn take(&self, state: &mut BudgetState, bytes: usize) -> bool {
+        let Held { events, bytes: held } = state.held;
+        let fits = events < self.limit.events && held + bytes <= self.limit.bytes;
+        if !fits && events > 0 {
+            return false;
+        }
+        state.held = Held { events: events + 1, bytes: held + bytes };
+        true
+    }
+
+    /// Gives back the room of events that hold nothing any more.
+    pub(super) fn release(&self, freed: Held) {
+        let mut state = lock(&self.state);
+        state.held.events = state.held.events.saturating_sub(freed.events);
+        state.held.bytes = state.held.bytes.saturating_sub(freed.bytes);
+        if state.waiting > 0 {
+            self.freed.notify_all();
+        }
+    }
+
+    pub(super) fn held(&self) -> Held {
+        lock(&self.state).held
+    }
+
+    /// Wakes everybody who waits; nothing more is given out.
+    pub(super) fn abort(&self) {
+        lock(&self.state).aborted = true;
+        self.freed.notify_all();
+    }
+}
+
+/// The events that wait for one lane.
+#[derive(Debug, Default)]
+pub(super) struct LaneQueue {
+    state: Mutex<LaneState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct LaneState {
+    events: VecDeque<Taken>,
+    waiting: bool,
+    closed: bool,
+    aborted: bool,
+}
+
+impl LaneQueue {
+    pub(super) fn push_all(&self, events: &mut Vec<Taken>) {
+        let mut state = lock(&self.state);
+        state.events.extend(events.drain(..));
+        if state.waiting {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits for events and moves what is there, up to the limit. False once it is closed and empty, or given up.
+    pub(super) fn gather(&self, into: &mut Vec<Taken>, limit: Held) -> bool {
+        let mut state = lock(&self.state);
+        while state.events.is_empty() && !state.closed && !state.aborted {
+            state.waiting = true;
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.waiting = false;
+        }
+        if state.aborted {
+            return false;
+        }
+        state.take(into, limit);
+        !into.is_empty()
+    }
+
+    /// Moves what is there, up to the limit, and does not wait.
+    pub(super) fn gather_more(&self, into: &mut Vec<Taken>, limit: Held) {
+        lock(&self.state).take(into, limit);
+    }
+
+    /// Lets time pass. False, and at once, if the worker gives up.
+    pub(super) fn pause(&self, pause: Duration) -> bool {
+        self.wait(pause, |_| false)
+    }
+
+    /// Lets time pass until there are events. False, and at once, if the worker gives up.
+    pub(super) fn pause_until_events(&self, pause: Duration) -> bool {
+        self.wait(pause, |state| !state.events.is_empty())
+    }
+
+    fn wait(&self, pause: Duration, enough: impl Fn(&LaneState) -> bool) -> bool {
+        let until = Instant::now() + pause;
+        let mut state = lock(&self.state);
+        while !state.aborted {
+            let rest = until.saturating_duration_since(Instant::now());
+            if rest.is_zero() || enough(&state) {
+                return true;
+            }
+            state.waiting = true;
+            state = self.changed.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner).0;
+            state.waiting = false;
+        }
+        false
+    }
+
+    /// When the oldest event that waits here was received.
+    pub(super) fn oldest(&self) -> Option<i64> {
+        lock(&self.state).events.front().map(|taken| taken.origin.received_at)
+    }
+
+    /// Says that nothing more will come.
+    pub(super) fn close(&self) {
+        lock(&self.state).closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Ends every wait; what is queued stays.
+    pub(super) fn abort(&self) {
+        lock(&self.state).aborted = true;
+        self.changed.notify_all();
+    }
+}
+
+impl LaneState {
+    fn take(&mut self, into: &mut Vec<Taken>, limit: Held) {
+        let mut bytes: usize = into.iter().map(|taken| taken.origin.payload.len()).sum();
+        let mut count = 0;
+        for taken in &self.events {
+            bytes += taken.origin.payload.len();
+            let is_first = into.is_empty() && count == 0;
+            if !is_first && (into.len() + count >= limit.events || bytes > limit.bytes) {
+                break;
+            }
+            count += 1;
+        }
+        into.extend(self.events.drain(..count));
+    }
+}
+
+/// A thread that panicked with the lock held left nothing half done: every change here is a single step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_full_budget_holds_back_until_something_is_settled() {
+        let budget = Arc::new(Budget::new(Held { events: 2, bytes: 100 }));
+        assert!(budget.try_acquire(60));
+
+        assert!(!budget.try_acquire(60), "too many bytes");
+        assert!(budget.try_acquire(40));
+        assert!(!budget.try_acquire(0), "too many events");
+
+        let waiter = std::thread::spawn({
+            let budget = Arc::clone(&budget);
+            move || budget.acquire(60)
+        });
+        budget.release(Held { events: 1, bytes: 60 });
+        assert!(waiter.join().expect("it does not panic"));
+        assert_eq!(budget.held(), Held { events: 2, bytes: 100 });
+    }
+
+    #[test]
+    fn an_event_larger_than_the_budget_passes_alone() {
+        let budget = Budget::new(Held { events: 2, bytes: 100 });
+
+        assert!(budget.try_acquire(1000));
+        assert!(!budget.try_acquire(1));
+    }
+
+    #[test]
+    fn giving_up_wakes_who_waits() {
+        let budget = Arc::new(Budget::new(Held { events: 1, bytes: 100 }));
+        assert!(budget.try_acquire(1));
+
+        let waiter = std::thread::spawn({
+            let budget = Arc::clone(&budget);
+            move || budget.acquire(1)
+        });
+        budget.abort();
+
+        assert!(!waiter.join().expect("it does not panic"));
+    }
+}
