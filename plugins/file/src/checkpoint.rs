@@ -1,0 +1,161 @@
+//! A checkpoint: brings what was merged into the files and the index, so that the log can let go of it.
+//!
+//! Its steps are separate functions since a crash may come between any two of them: until the last one is done the log
+//! still has everything. Only the caretaker runs them, one checkpoint at a time.
+
+use std::io;
+use std::sync::{Arc, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use storage_plugin_api::{Durability, Error, Result, State};
+
+use crate::caretaker::ScanNeed;
+use crate::directory::{Directory, file_name};
+use crate::index::{Change, Row, Stamp};
+use crate::log::remedy;
+use crate::record_file;
+use crate::store::{Store, Stored};
+
+/// A checkpoint under way.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    /// The position of the log up to which the files will have everything.
+    pub(crate) position: u64,
+    taken: Vec<Arc<str>>,
+    written: Vec<Arc<str>>,
+    changes: Vec<Change>,
+}
+
+impl Store {
+    /// Runs a whole checkpoint of the log up to a position, or its end. Answers the position of the log that it covers. After an error everything is as before,
+    /// and will be taken by the next one.
+    pub(crate) fn checkpoint(&self, up_to: u64) -> Result<u64> {
+        let mut checkpoint = self.begin_checkpoint(up_to);
+        let outcome = self
+            .write_files(&mut checkpoint)
+            .and_then(|()| self.write_index(&checkpoint))
+            .and_then(|()| self.sync_files(&checkpoint));
+        match outcome {
+            Ok(()) => {
+                self.end_checkpoint(&checkpoint);
+                Ok(checkpoint.position)
+            }
+            Err(error) => {
+                self.pending.fail_writing(&checkpoint.taken);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes what is dirty. What is in the log by now is then in its entries as well, hence the gate.
+    pub(crate) fn begin_checkpoint(&self, up_to: u64) -> Checkpoint {
+        let gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let (position, taken) = (self.log.end().min(up_to), self.pending.take_dirty());
+        drop(gate);
+        Checkpoint { position, taken, written: Vec::new(), changes: Vec::new() }
+    }
+
+    /// Writes the files of what was taken, as it is by now.
+    pub(crate) fn write_files(&self, checkpoint: &mut Checkpoint) -> Result<()> {
+        if self.caretaker.last_modified().is_some_and(|last| last != self.directory_modified()) {
+            // Somebody else put a file there, or took one away.
+            self.caretaker.set_scan_need(ScanNeed::Wanted);
+        }
+        for id in &checkpoint.taken {
+            let Some(state) = self.pending.begin_writing(id) else { continue };
+            checkpoint.written.push(Arc::clone(id));
+            match state {
+                Some(state) => {
+                    self.write_evaluation(id, &state)?;
+                    checkpoint.changes.push((Arc::clone(id), Some(Row::of(&state))));
+                }
+                None => {
+                    self.remove_evaluation(id)?;
+                    checkpoint.changes.push((Arc::clone(id), None));
+                }
+            }
+        }
+        for id in self.caretaker.take_missing() {
+            if !self.pending.is_unwritten(&id) && matches!(self.read_file(&id), Ok(Ok(Stored::Absent))) {
+                checkpoint.changes.push((id, None));
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the index up to date, durably.
+    pub(crate) fn write_index(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let modified = self.directory_modified();
+        if !checkpoint.changes.is_empty() {
+            // While there may be files that the index does not know, it must not look as if it knew all.
+            let is_all = self.caretaker.scan_need() == ScanNeed::None && self.index.is_whole();
+            let stamp = is_all.then(|| Stamp { directory_modified: modified, written: now() });
+            self.index.apply(&checkpoint.changes, stamp).inspect_err(|_| self.look_after_index())?;
+        }
+        self.caretaker.set_last_modified(modified);
+        Ok(())
+    }
+
+    /// An index that was made anew needs all the files again.
+    fn look_after_index(&self) {
+        if !self.index.is_whole() {
+            self.caretaker.set_scan_need(ScanNeed::Wanted);
+        }
+    }
+
+    /// Makes the files durable.
+    pub(crate) fn sync_files(&self, checkpoint: &Checkpoint) -> Result<()> {
+        if checkpoint.written.is_empty() || self.durability == Durability::Volatile {
+            return Ok(());
+        }
+        let evaluations = &self.directories.evaluations;
+        evaluations.sync_all().map_err(|cause| file_error("sync", evaluations, "", &cause))?;
+        #[cfg(not(target_os = "linux"))]
+        self.directories.events.sync_all().map_err(|cause| file_error("sync", &self.directories.events, "", &cause))?;
+        Ok(())
+    }
+
+    /// Lets the log go of what the files have now.
+    pub(crate) fn end_checkpoint(&self, checkpoint: &Checkpoint) {
+        self.pending.end_writing(&checkpoint.written);
+        self.log.release(checkpoint.position);
+    }
+
+    /// The record before its history: until it has a state, the history beside it is somebody else's.
+    fn write_evaluation(&self, id: &str, state: &State) -> Result<()> {
+        let (files, name) = (record_file::encode(id, state), file_name(id));
+        for (directory, text) in
+            [(&self.directories.evaluations, &files.evaluation), (&self.directories.events, &files.events)]
+        {
+            directory.replace(&name, text.as_bytes()).map_err(|cause| file_error("write", directory, &name, &cause))?;
+        }
+        Ok(())
+    }
+
+    fn remove_evaluation(&self, id: &str) -> Result<()> {
+        let name = file_name(id);
+        for directory in [&self.directories.evaluations, &self.directories.events] {
+            directory.remove(&name).map_err(|cause| file_error("remove", directory, &name, &cause))?;
+        }
+        Ok(())
+    }
+
+    /// When a name in the directory of the evaluations last changed, in nanoseconds; 0 if that cannot be told.
+    pub(crate) fn directory_modified(&self) -> i64 {
+        self.directories.evaluations.modified().map_or(0, nanoseconds)
+    }
+}
+
+/// Nanoseconds since 1970.
+pub(crate) fn nanoseconds(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}
+
+pub(crate) fn now() -> i64 {
+    nanoseconds(SystemTime::now())
+}
+
+fn file_error(what: &str, directory: &Directory, name: &str, cause: &io::Error) -> Error {
+    let path = directory.path_of(name);
+    Error::unavailable(format_args!("cannot {what} `{}`: {cause}; {}", path.display(), remedy(cause)))
+}

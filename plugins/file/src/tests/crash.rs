@@ -1,0 +1,196 @@
+//! What a crash leaves: nothing that was answered as durable is missing.
+
+use std::fs::File;
+
+use storage_plugin_api::Delete;
+
+use super::*;
+use crate::replay::replay;
+
+/// Opens a copy of the directory and compares it with what was answered.
+fn assert_whole(path: &Path, expected: &[(&str, Option<&str>)], when: &str) {
+    let copy = copy(path);
+    let backend = open(copy.path());
+    for (id, state) in expected {
+        assert_eq!(canonical(&backend, id).as_deref(), *state, "{id} {when}");
+    }
+    let listed = ids(&backend, &Query { limit: 2, ..Query::default() });
+    let stored: Vec<_> = expected.iter().filter(|(_, state)| state.is_some()).map(|(id, _)| *id).collect();
+    assert_eq!(listed, stored, "{when}");
+    let counted: u64 = backend.counts(&call()).expect("counted").by_status.values().sum();
+    assert_eq!(counted, stored.len() as u64, "{when}");
+}
+
+#[test]
+fn a_crash_between_any_two_steps_loses_nothing() {
+    let directory = directory();
+    let path = directory.path();
+    let (store, _lock) = open_still(path);
+    let (first, second) = (queued("q", START), ended("c", START + SECOND, Status::Completed));
+    let (one, both) = (first.to_canonical_json(), joined(&[&first, &second]));
+
+    for id in ["a", "b", "c"] {
+        merge_into(&store, id, &first);
+    }
+    let mut expected = [("a", Some(&*one)), ("b", Some(&*one)), ("c", Some(&*one))];
+    assert_whole(path, &expected, "after the merge");
+    store.checkpoint(u64::MAX).expect("written");
+    assert_whole(path, &expected, "after a checkpoint");
+
+    merge_into(&store, "a", &second);
+    store.delete(&call(), &[Delete { id: "b", digest: None }]).expect("deleted");
+    expected[0].1 = Some(&both);
+    expected[1].1 = None;
+    assert_whole(path, &expected, "after an update and a delete");
+
+    let mut checkpoint = store.begin_checkpoint(u64::MAX);
+    // Merged while the checkpoint runs: it may or may not take them along.
+    merge_into(&store, "c", &second);
+    expected[2].1 = Some(&both);
+    assert_whole(path, &expected, "after the beginning of a checkpoint");
+    store.write_files(&mut checkpoint).expect("written");
+    merge_into(&store, "b", &second);
+    let again = second.to_canonical_json();
+    expected[1].1 = Some(&again);
+    assert_whole(path, &expected, "after the files");
+    store.write_index(&checkpoint).expect("written");
+    assert_whole(path, &expected, "after the index");
+    store.sync_files(&checkpoint).expect("synced");
+    assert_whole(path, &expected, "after the sync");
+    store.end_checkpoint(&checkpoint);
+    assert_whole(path, &expected, "after the end of the checkpoint");
+    store.checkpoint(u64::MAX).expect("written");
+    assert_whole(path, &expected, "after the next checkpoint");
+    store.log.finish(store.log.end());
+    assert_whole(path, &expected, "after the log is gone");
+}
+
+#[test]
+fn a_crash_while_the_files_are_written_leaves_none_torn() {
+    let directory = directory();
+    let (store, _lock) = open_still(directory.path());
+    merge_into(&store, "a", &queued("q", START));
+    store.checkpoint(u64::MAX).expect("written");
+
+    // The half of a file under the name that files have before they take their place.
+    std::fs::write(directory.path().join("evaluations/.writing.tmp"), b"{\"id\":").expect("written");
+
+    let copy = copy(directory.path());
+    let backend = open(copy.path());
+    assert!(get(&backend, "a").is_some_and(|found| !found.incomplete));
+    assert!(!copy.path().join("evaluations/.writing.tmp").exists());
+}
+
+#[test]
+fn a_log_torn_at_any_byte_gives_what_is_before_it() {
+    let directory = directory();
+    let (store, _lock) = open_still(directory.path());
+    let states = [queued("q", START), ended("c", START + 1, Status::Completed), queued("late", START + 2)];
+    let mut lengths = vec![8];
+    let file = log_files(directory.path()).remove(0);
+    for state in &states {
+        merge_into(&store, "a", state);
+        lengths.push(std::fs::metadata(&file).expect("a file").len());
+    }
+    let bytes = std::fs::read(&file).expect("a log");
+
+    for length in 8..=bytes.len() {
+        let torn = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(torn.path(), &bytes[..length]).expect("written");
+        let mut entries = 0;
+        replay(torn.path(), |_| {
+            entries += 1;
+            Ok(())
+        })
+        .expect("read");
+        let whole = lengths.iter().filter(|end| **end <= length as u64).count() - 1;
+        assert_eq!(entries, whole, "{length} bytes");
+    }
+
+    // The whole backend, at the offsets that matter most: around the ends of entries.
+    for end in &lengths {
+        for length in [end.saturating_sub(1).max(8), *end, (*end + 1).min(bytes.len() as u64)] {
+            let copy = copy(directory.path());
+            let copied = log_files(copy.path()).remove(0);
+            File::options().write(true).open(&copied).expect("a file").set_len(length).expect("cut");
+            let whole = lengths.iter().filter(|end| **end <= length).count() - 1;
+            let expected = (whole > 0).then(|| joined(&states[..whole].iter().collect::<Vec<_>>()));
+            assert_eq!(canonical(&open(copy.path()), "a"), expected, "{length} bytes");
+        }
+    }
+}
+
+#[test]
+fn a_segment_whose_removal_was_lost_is_not_replayed() {
+    let directory = directory();
+    let backend = open(directory.path());
+    merge(&backend, "a", &queued("q", START));
+    backend.delete(&call(), &[Delete { id: "a", digest: None }]).expect("deleted");
+    let old = log_files(directory.path()).remove(0);
+    let bytes = std::fs::read(&old).expect("a log");
+    backend.close(&call()).expect("closed");
+    drop(backend);
+    let backend = open(directory.path());
+    merge(&backend, "a", &queued("again", START));
+    backend.close(&call()).expect("closed");
+    drop(backend);
+
+    std::fs::write(&old, bytes).expect("the old segment is back");
+
+    assert!(get(&open(directory.path()), "a").is_some());
+}
+
+#[test]
+fn a_kill_at_any_moment_under_load_loses_nothing() {
+    let directory = directory();
+    let backend = open(directory.path());
+    let answered = std::sync::Mutex::new(Vec::<(String, String)>::new());
+    let stop = std::sync::atomic::AtomicBool::new(false);
+
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0.. {
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+                let (id, event_id) = (format!("e-{}", number % 50), format!("q-{number}"));
+                merge(&backend, &id, &queued(&event_id, START + number));
+                answered.lock().expect("a lock").push((id, event_id));
+            }
+        });
+        for round in 0..8 {
+            std::thread::sleep(Duration::from_millis(60 + 37 * round));
+            let promised = answered.lock().expect("a lock").clone();
+            // Copied file by file while all goes on: the log first, as it lets go only of what is in the files.
+            let copied = copy_log_first(directory.path());
+            let reopened = open(copied.path());
+            for (id, event_id) in promised {
+                let found = get(&reopened, &id).unwrap_or_else(|| panic!("{id} is missing in round {round}"));
+                let name = format!("{}{event_id}", names::HISTORY_PREFIX);
+                assert!(found.state.get(&name).is_some(), "{event_id} of {id} is missing in round {round}");
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+/// A copy of a living directory: not one moment of it, but no later one of the log than of the files.
+fn copy_log_first(path: &Path) -> TempDir {
+    let target = directory();
+    for name in ["log", "evaluations", "events"] {
+        std::fs::create_dir(target.path().join(name)).expect("a directory");
+        loop {
+            let mut complete = true;
+            for entry in std::fs::read_dir(path.join(name)).expect("a directory") {
+                let entry = entry.expect("an entry");
+                // Files come and go while they are copied.
+                complete &= std::fs::copy(entry.path(), target.path().join(name).join(entry.file_name())).is_ok()
+                    || name != "log";
+            }
+            if complete {
+                break;
+            }
+        }
+    }
+    target
+}
