@@ -40,16 +40,12 @@ impl State {
     ///
     /// Copies only what wins; a body that is not taken over is never copied, nor hashed but on a tie.
     pub fn merge_registers<'a>(&mut self, registers: impl ExactSizeIterator<Item = RegisterRef<'a>>) -> bool {
-<<<<<<< HEAD
         // A state is kept for long and grows seldom: no room to spare, but for one with much history.
         if self.registers.len() < 64 && self.registers.len() + registers.len() > self.registers.capacity() {
             self.registers.reserve_exact(registers.len());
         }
-        let history_before = (self.registers.len() + registers.len() > MAX_HISTORY).then(|| self.history().to_vec());
-=======
         let may_exceed_history = self.registers.len() + registers.len() > MAX_HISTORY;
         let mut added = Added { registers: Vec::new(), is_deferred: registers.len() > Added::FEW };
->>>>>>> main
         let mut changed = false;
         let mut history = Vec::new();
         // The registers of one event follow each other and share its id.
