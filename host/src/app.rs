@@ -3,8 +3,8 @@
 //! The only place that knows all parts. Storage is opened while the worker takes events already: until it is open they
 //! wait, as they do in any outage.
 
-pub mod backends;
 mod signals;
+mod waiting;
 
 use std::io;
 use std::sync::Arc;
@@ -15,17 +15,19 @@ use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use self::backends::Waiting;
 use self::signals::Signals;
+use self::waiting::Waiting;
 use crate::config::{Config, ConfigError, Loaded};
-use crate::http::{self, BindError};
+use crate::http::{self, AppState, BindError, Listener, WorkerStatus};
 use crate::plugin::Loader;
 use crate::secret::redact_url;
 use crate::source::Source;
 use crate::source::pubsub::PubSub;
 use crate::source::redis_client::{RedisClient, RedisClientError};
+use crate::storage::explain::Setting;
 use crate::storage::{Current, OpenError, Plan, Tree};
 use crate::telemetry::metrics::Metrics;
 use crate::worker::{Left, Parts, Served, Worker};
@@ -95,7 +97,7 @@ pub async fn run(loaded: Loaded) -> Result<(), AppError> {
     let mut signals = Signals::listen()?;
     let metrics = Metrics::new();
     let plan = plan(&loaded, &metrics)?;
-    let app = App::start(&loaded.config, plan, metrics).await?;
+    let app = App::start(&loaded.config, settings(&loaded), plan, metrics).await?;
     let ended = tokio::select! {
         failure = app.failed() => Err(failure),
         signal = signals.next() => { info!(signal, "storage_worker.stopping"); Ok(()) }
@@ -124,19 +126,28 @@ struct App {
 }
 
 impl App {
-    async fn start(config: &Config, plan: Plan, metrics: Metrics) -> Result<Self, AppError> {
+    async fn start(config: &Config, settings: Vec<Setting>, plan: Plan, metrics: Metrics) -> Result<Self, AppError> {
         let current = Arc::new(Current::opening());
         let redis = RedisClient::new(&config.redis)?;
         let worker = Arc::new(start_worker(config, &plan, redis, &current, &metrics)?);
         let draining = Arc::new(AtomicBool::new(false));
         let close_timeout = config.storage.close_timeout;
-        http::start(config, http::Parts {
-            current: Arc::clone(&current),
-            worker: Arc::clone(&worker),
-            draining: Arc::clone(&draining),
-            metrics: metrics.clone(),
-        })
-        .await?;
+        let state = AppState::new(
+            http::Parts {
+                storage: Arc::clone(&current),
+                worker: worker_status(&worker, &draining),
+                metrics: metrics.clone(),
+                settings,
+            },
+            &config.http,
+        );
+        for (section, address, router) in
+            [("http", config.http.listen, http::public(&state)), ("admin", config.admin.listen, http::admin(&state))]
+        {
+            let listener = Listener::bind(section, address).await?;
+            // Served until the process ends: health is worth most while the worker drains.
+            tokio::spawn(listener.serve(router, config.http.max_connections, CancellationToken::new()));
+        }
         let stop_opening = Arc::new(AtomicBool::new(false));
         let (failed, opening) = oneshot::channel();
         let opener = Opener {
@@ -149,7 +160,7 @@ impl App {
         std::thread::Builder::new().name("open-storage".to_owned()).spawn(move || opener.run(failed))?;
         info!(
             backend = config.storage.backend,
-            redis_url = redact_url(config.redis.url.expose()),
+            redis_url = %redact_url(config.redis.url.expose()),
             version = env!("CARGO_PKG_VERSION"),
             generation = FIRST_GENERATION,
             "storage_worker.initialized"
@@ -209,6 +220,35 @@ fn start_worker(
         metrics: metrics.clone(),
     };
     Ok(Worker::start(&config.worker, parts, &Handle::current())?)
+}
+
+/// The configuration in force, as the admin listener explains it.
+fn settings(loaded: &Loaded) -> Vec<Setting> {
+    let setting = |setting: crate::config::Setting| Setting {
+        key: setting.key,
+        value: setting.value.to_string(),
+        origin: setting.origin.to_string(),
+    };
+    loaded.settings().into_iter().map(setting).collect()
+}
+
+/// How health learns of the worker.
+fn worker_status(worker: &Arc<Worker>, draining: &Arc<AtomicBool>) -> Box<dyn Fn() -> WorkerStatus + Send + Sync> {
+    let (worker, draining) = (Arc::clone(worker), Arc::clone(draining));
+    let stuck = |lane: &usize| format!("storage: lane {lane} waits for a call that does not come back");
+    Box::new(move || {
+        let status = worker.status();
+        let last_error = status.sources.iter().find_map(|source| source.status.last_error.clone());
+        let redis_healthy = status.is_redis_connected();
+        WorkerStatus {
+            redis_healthy,
+            redis_reason: last_error.filter(|_| !redis_healthy).unwrap_or_default(),
+            events_processed: status.events_processed,
+            generation: status.generation,
+            draining: draining.load(Ordering::Relaxed),
+            stuck: status.stuck_lanes.iter().map(stuck).collect(),
+        }
+    })
 }
 
 /// Opens storage on a thread of its own, since plugins block.

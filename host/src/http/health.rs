@@ -54,11 +54,12 @@ pub(crate) async fn health(State(state): State<AppState>) -> Response {
     let worker = (state.0.parts.worker)();
     let storage = storage_health(&state).await;
     let uptime_seconds = state.0.started.elapsed().as_secs();
-    let healthy = worker.redis_healthy && storage.healthy;
+    let works = storage.healthy && worker.stuck.is_empty();
+    let healthy = worker.redis_healthy && works;
     let body = Health {
         healthy,
         redis: word(worker.redis_healthy),
-        storage: word(storage.healthy),
+        storage: word(works),
         events_processed: worker.events_processed,
         uptime: uptime(uptime_seconds),
         uptime_seconds,
@@ -80,7 +81,6 @@ pub(crate) async fn livez() -> Response {
 pub(crate) async fn readyz(State(state): State<AppState>) -> Response {
     let worker = (state.0.parts.worker)();
     let mut reasons = reasons(&worker, &storage_health(&state).await);
-    reasons.extend(worker.stuck);
     if worker.draining {
         reasons.push("draining: the worker is ending and takes nothing new".to_owned());
     }
@@ -109,6 +109,7 @@ fn reasons(worker: &WorkerStatus, storage: &TreeHealth) -> Vec<String> {
     if !storage.healthy {
         reasons.push(reason("storage", &storage.reason));
     }
+    reasons.extend(worker.stuck.iter().cloned());
     reasons
 }
 

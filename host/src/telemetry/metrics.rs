@@ -43,7 +43,7 @@ pub struct Handles {
     /// Deliveries taken from a source.
     pub events_received: Family<ChannelLabel, Counter>,
     /// Events merged and confirmed, or handed to the confirmations that wait.
-    pub events_processed: Family<ChannelLabel, Counter>,
+    pub events_processed: Counter,
     /// Deliveries that are no valid event.
     pub events_rejected: Family<ReasonLabel, Counter>,
     /// Items of merges, by what became of them.
@@ -194,7 +194,7 @@ impl Handles {
         registry.register("build", "What runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         Self {
             events_received: register!(Family::default(), "events_received", "Deliveries taken from a source"),
-            events_processed: register!(Family::default(), "events_processed", "Events merged and confirmed"),
+            events_processed: register!(Counter::default(), "events_processed", "Events merged and confirmed"),
             events_rejected: register!(Family::default(), "events_rejected", "Deliveries that are no valid event"),
             merges: register!(Family::default(), "merges", "Items of merges, by what became of them"),
             merge_seconds: register!(

@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 use super::counters::Counters;
 use crate::source::redis_client::{Pauses, RedisClient};
 use crate::source::{Control, Token};
+use crate::telemetry::metrics::Metrics;
 
 /// At most so many confirmations, and about so many bytes, are published in one pipeline.
 const PIPELINE_CONFIRMATIONS: usize = 1024;
@@ -35,12 +36,14 @@ struct Entry {
     channel: Arc<str>,
     /// Where its text ends.
     end: usize,
+    /// When the event was received, and its own time, in microseconds.
+    times: [i64; 2],
 }
 
 impl Chunk {
     /// Ends the confirmation whose text was appended. `token` is what its source wants to have back.
-    pub(super) fn finish_entry(&mut self, channel: &Arc<str>, token: Option<(usize, Token)>) {
-        self.entries.push(Entry { channel: Arc::clone(channel), end: self.text.len() });
+    pub(super) fn finish_entry(&mut self, channel: &Arc<str>, times: [i64; 2], token: Option<(usize, Token)>) {
+        self.entries.push(Entry { channel: Arc::clone(channel), end: self.text.len(), times });
         self.tokens.extend(token);
     }
 
@@ -50,9 +53,20 @@ impl Chunk {
 
     fn add_to(&self, pipeline: &mut Pipeline) {
         let mut start = 0;
-        for Entry { channel, end } in &self.entries {
+        for Entry { channel, end, .. } in &self.entries {
             pipeline.cmd("PUBLISH").arg(&**channel).arg(&self.text[start..*end]);
             start = *end;
+        }
+    }
+
+    /// How long each event took until now, when its confirmation is published.
+    fn observe_lag(&self, metrics: &Metrics) {
+        let now = crate::source::now();
+        #[expect(clippy::cast_precision_loss, reason = "a lag of 2^52 microseconds is more than a century")]
+        let seconds = |since: i64| now.saturating_sub(since).max(0) as f64 / 1e6;
+        for Entry { times: [received_at, event_time], .. } in &self.entries {
+            metrics.processing_lag_seconds.observe(seconds(*received_at));
+            metrics.event_lag_seconds.observe(seconds(*event_time));
         }
     }
 }
@@ -109,7 +123,7 @@ impl Outbox {
         drop(state);
         self.filled.notify_one();
         if dropped > 0 {
-            counters.confirmations_dropped.add(dropped);
+            counters.confirmations_dropped(dropped);
             error!(dropped, kept = self.kept, "redis is away for too long, the oldest confirmations were dropped");
         }
     }
@@ -219,7 +233,9 @@ impl Confirmer {
             }
             pipeline.ignore_errors();
             let refused = self.publish(&pipeline, &mut link).await;
-            self.counters.confirmations.add(pipeline.len() - refused);
+            self.counters.confirmed(pipeline.len() - refused);
+            let metrics = &self.counters.metrics;
+            chunks.iter().for_each(|chunk| chunk.observe_lag(metrics));
             for chunk in &chunks {
                 self.acknowledge.acknowledge(&chunk.tokens);
             }
@@ -260,7 +276,7 @@ impl Confirmer {
         let mut refused = answers.iter().filter_map(|answer| answer.as_ref().err());
         let Some(first) = refused.next() else { return 0 };
         let count = 1 + refused.count();
-        self.counters.confirmations_dropped.add(count);
+        self.counters.confirmations_dropped(count);
         error!(dropped = count, error = %first, "redis refused confirmations; let the worker's user PUBLISH on their channels");
         count
     }
@@ -318,7 +334,7 @@ mod tests {
         let mut chunk = Chunk::default();
         for text in texts {
             chunk.text.push_str(text);
-            chunk.finish_entry(&Arc::from("channel"), None);
+            chunk.finish_entry(&Arc::from("channel"), [0; 2], None);
         }
         chunk
     }

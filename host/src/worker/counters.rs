@@ -1,6 +1,10 @@
 //! What the worker counts. Each is added to where the fact is decided, and nowhere else.
+//!
+//! The numbers here are those that health and the drain need by themselves; the metrics hold the same ones by label.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::telemetry::metrics::{Metrics, ReasonLabel};
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -35,4 +39,42 @@ pub(super) struct Counters {
     pub(super) confirmations: Counter,
     /// Confirmations that never will be.
     pub(super) confirmations_dropped: Counter,
+    /// Where the same facts are shown.
+    pub(super) metrics: Metrics,
+}
+
+impl Counters {
+    pub(super) fn new(metrics: Metrics) -> Self {
+        Self { metrics, ..Self::default() }
+    }
+
+    pub(super) fn rejected(&self, reason: &'static str) {
+        self.rejected.add(1);
+        self.metrics.events_rejected.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(super) fn processed(&self, events: usize) {
+        self.processed.add(events);
+        self.metrics.events_processed.inc_by(events as u64);
+    }
+
+    pub(super) fn dead_letter(&self, reason: &'static str) {
+        self.dead_letters.add(1);
+        self.metrics.dead_letters.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(super) fn dead_letters_dropped(&self, letters: usize) {
+        self.dead_letters_dropped.add(letters);
+        self.metrics.dead_letters_dropped.inc_by(letters as u64);
+    }
+
+    pub(super) fn confirmed(&self, confirmations: usize) {
+        self.confirmations.add(confirmations);
+        self.metrics.confirmations_published.inc_by(confirmations as u64);
+    }
+
+    pub(super) fn confirmations_dropped(&self, confirmations: usize) {
+        self.confirmations_dropped.add(confirmations);
+        self.metrics.confirmations_dropped.inc_by(confirmations as u64);
+    }
 }

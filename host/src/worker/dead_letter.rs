@@ -198,7 +198,7 @@ impl Writer {
                     }
                     if dropped > 0 {
                         let path = file.rotated.display();
-                        self.counters.dead_letters_dropped.add(dropped);
+                        self.counters.dead_letters_dropped(dropped);
                         warn!(%path, dropped, "the dead-letter file was rotated, older letters were dropped");
                     }
                     return true;
@@ -224,8 +224,8 @@ impl Writer {
             let held = letter.origin.held();
             freed = Held { events: freed.events + held.events, bytes: freed.bytes + held.bytes };
             tokens.extend(letter.origin.token.map(|token| (letter.origin.source, token)));
+            self.counters.dead_letter(letter.reason);
         }
-        self.counters.dead_letters.add(letters.len());
         self.acknowledge.acknowledge(&tokens);
         drop(letters);
         self.budget.release(freed);

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use prometheus_client::metrics::counter::Counter;
 use tracing::warn;
 
 use super::dead_letter::DeadLetter;
@@ -14,6 +15,7 @@ use super::{Shared, source_now};
 use crate::event::decode::{Arrival, Limits, decode};
 use crate::event::row::{EventRow, EventRows};
 use crate::source::{Delivery, Read, Source};
+use crate::telemetry::metrics::{ChannelLabel, Metrics};
 
 /// After so many deliveries of a batch their events go to the lanes, so that these work while the rest is decoded.
 const HAND_OVER: usize = 64;
@@ -23,6 +25,7 @@ const HAND_OVER: usize = 64;
 struct Channel {
     row: EventRow,
     confirm: Arc<str>,
+    received: Counter,
 }
 
 /// The channels that have a row.
@@ -30,8 +33,12 @@ struct Channel {
 pub(super) struct Channels(HashMap<String, Channel>);
 
 impl Channels {
-    pub(super) fn new(rows: &EventRows) -> Self {
-        let channel = |row: &EventRow| Channel { confirm: Arc::from(&*row.confirm), row: row.clone() };
+    pub(super) fn new(rows: &EventRows, metrics: &Metrics) -> Self {
+        let channel = |row: &EventRow| {
+            let label = ChannelLabel { channel: row.channel.clone() };
+            let received = metrics.events_received.get_or_create(&label).clone();
+            Channel { confirm: Arc::from(&*row.confirm), row: row.clone(), received }
+        };
         Self(rows.iter().map(|row| (row.channel.clone(), channel(row))).collect())
     }
 }
@@ -78,11 +85,12 @@ impl Intake {
     }
 
     fn take(&mut self, delivery: Delivery) {
-        let Some(Channel { row, confirm }) = self.channels.0.get(&*delivery.channel) else {
+        let Some(Channel { row, confirm, received }) = self.channels.0.get(&*delivery.channel) else {
             let error = format!("channel `{}` has no row in `[events]`; add one, or stop sending it", delivery.channel);
             self.reject(delivery, "unknown_channel", error);
             return;
         };
+        received.inc();
         let arrival = Arrival { received_at: delivery.received_at, entry_time: delivery.entry_time };
         match decode(&delivery.channel, row, &delivery.payload, arrival, &self.limits) {
             Ok(event) => {
@@ -97,7 +105,7 @@ impl Intake {
     fn reject(&self, delivery: Delivery, reason: &'static str, error: String) {
         let size = delivery.payload.len();
         warn!(channel = %delivery.channel, reason, error, size, "event rejected");
-        self.shared.counters.rejected.add(1);
+        self.shared.counters.rejected(reason);
         let origin = Origin::of(delivery, self.source);
         let generation = self.shared.slot.current().generation;
         self.shared.postbox.push(DeadLetter { origin, reason, error, attempts: 0, last_at: source_now(), generation });

@@ -224,7 +224,7 @@ impl Lane {
     /// Confirms what was persisted, gives up what never will be, and keeps the rest.
     fn settle(&mut self, served: &Served, fates: Vec<Fate>) -> Option<Error> {
         let persisted = fates.iter().filter(|fate| matches!(fate, Fate::Persisted(_))).count();
-        self.shared.counters.processed.add(persisted);
+        self.shared.counters.processed(persisted);
         let tried = fates.iter().filter(|fate| !matches!(fate, Fate::Stays)).count();
         let witness = match (persisted, tried) {
             (0, ..=1) => Witness::Absent,

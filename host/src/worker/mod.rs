@@ -23,17 +23,17 @@ mod status;
 mod taken;
 #[cfg(test)]
 mod test_kit;
+mod watch;
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, interval, timeout_at};
-use tracing::{error, info, warn};
+use tokio::time::{Instant, timeout_at};
+use tracing::{info, warn};
 
 use self::config::{Config, DeadLettersConfig};
 use self::confirm::{Acknowledge, Confirmer, Outbox};
@@ -45,13 +45,12 @@ use self::queue::{Budget, Held};
 pub use self::served::Served;
 use self::served::Slot;
 pub use self::status::{SourceStatus, Status};
+use self::watch::Watch;
 use crate::event::decode::Limits;
 use crate::event::row::EventRows;
 use crate::source::redis_client::RedisClient;
 use crate::source::{Control, Source, now as source_now};
-
-/// How often it is looked whether a lane is stuck.
-const WATCH_EVERY: Duration = Duration::from_millis(500);
+use crate::telemetry::metrics::Metrics;
 
 /// What a worker is made of.
 pub struct Parts {
@@ -67,6 +66,8 @@ pub struct Parts {
     pub redis: RedisClient,
     /// Where dead letters go.
     pub dead_letters: DeadLettersConfig,
+    /// Where everything is counted.
+    pub metrics: Metrics,
 }
 
 impl std::fmt::Debug for Parts {
@@ -159,7 +160,7 @@ impl Worker {
     /// # Errors
     /// When the operating system refuses a thread.
     pub fn start(config: &Config, parts: Parts, runtime: &Handle) -> io::Result<Self> {
-        let Parts { sources, rows, served, parallel_calls, redis, dead_letters } = parts;
+        let Parts { sources, rows, served, parallel_calls, redis, dead_letters, metrics } = parts;
         let controls: Vec<_> = sources.iter().map(|source| (source.name(), source.control())).collect();
         let acknowledge =
             Arc::new(Acknowledge { sources: controls.iter().map(|(_, control)| Arc::clone(control)).collect() });
@@ -171,7 +172,7 @@ impl Worker {
             outbox: Arc::new(Outbox::new(config.queue_events, config.confirmations_kept)),
             postbox: Arc::default(),
             acknowledge,
-            counters: Arc::default(),
+            counters: Arc::new(Counters::new(metrics)),
         });
         let lanes: Vec<_> = (0..config.lanes.min(parallel_calls).max(1)).map(|_| Arc::new(LaneState::new())).collect();
         let groups = Groups { intakes: Running::new(), lanes: Running::new(), tail: Running::new() };
@@ -181,8 +182,10 @@ impl Worker {
             let lane = Lane::new(index, Arc::clone(state), Arc::clone(&shared));
             groups.lanes.spawn(format!("lane-{index}"), move || lane.run())?;
         }
-        runtime.spawn(watch(lanes.clone(), groups.lanes.alive.clone().map(|alive| alive.downgrade())));
-        let channels = Arc::new(Channels::new(&rows));
+        let watch =
+            Watch::new(Arc::clone(&shared), lanes.clone(), controls.iter().map(|(_, control)| Arc::clone(control)));
+        runtime.spawn(watch.run(groups.lanes.alive.clone().map(|alive| alive.downgrade())));
+        let channels = Arc::new(Channels::new(&rows, &shared.counters.metrics));
         for (index, source) in sources.into_iter().enumerate() {
             let intake = Intake {
                 source: index,
@@ -245,7 +248,9 @@ impl Worker {
         self.shared.postbox.abort();
     }
 
-    fn left(&self) -> Left {
+    /// What is taken and not settled.
+    #[must_use]
+    pub fn left(&self) -> Left {
         let counters = &self.shared.counters;
         let settled = counters.processed.get() + counters.dead_letters.get();
         Left { deliveries: counters.taken.get().saturating_sub(settled), confirmations: self.shared.outbox.len() }
@@ -279,23 +284,4 @@ fn start_tail(
         counters: Arc::clone(&shared.counters),
     };
     tail.spawn("dead-letters".to_owned(), move || writer.run())
-}
-
-/// Logs when a lane gets stuck, and when it comes free again. Ends with the lanes.
-async fn watch(lanes: Vec<Arc<LaneState>>, alive: Option<mpsc::WeakSender<()>>) {
-    let mut stuck = vec![false; lanes.len()];
-    let mut ticks = interval(WATCH_EVERY);
-    while alive.as_ref().is_some_and(|alive| alive.upgrade().is_some()) {
-        ticks.tick().await;
-        for (index, (lane, was_stuck)) in lanes.iter().zip(&mut stuck).enumerate() {
-            let is_stuck = lane.is_stuck();
-            if is_stuck && !*was_stuck {
-                error!(lane = index, "lane is stuck: a call of the backend does not come back; look at its logs");
-            }
-            if !is_stuck && *was_stuck {
-                info!(lane = index, "lane is free again: the call came back");
-            }
-            *was_stuck = is_stuck;
-        }
-    }
 }

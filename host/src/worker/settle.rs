@@ -95,7 +95,7 @@ impl Confirmations {
         text.push_str(&self.timestamp);
         text.push_str("\"}");
         let token = taken.origin.token.map(|token| (taken.origin.source, token));
-        self.chunk.finish_entry(&taken.confirm, token);
+        self.chunk.finish_entry(&taken.confirm, [taken.origin.received_at, taken.event.time], token);
     }
 
     pub(super) fn into_chunk(self) -> Chunk {

@@ -7,6 +7,8 @@ mod list;
 mod memory;
 mod options;
 mod shard;
+#[cfg(test)]
+mod tests;
 
 pub use memory::Memory;
 pub use options::Options;

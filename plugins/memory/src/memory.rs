@@ -174,7 +174,7 @@ impl Memory {
         }
         self.take(bytes)?;
         self.full.store(false, Ordering::Relaxed);
-        let status = shard.insert(item.id(), state, bytes);
+        let status = shard.insert(item.id(), state, bytes, self.options.evict);
         self.count(status).fetch_add(1, Ordering::Relaxed);
         Ok((Outcome::Created, status))
     }

@@ -2,7 +2,7 @@
 //!
 //! `memory.rs` decides which part an id belongs to and keeps the totals over all parts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ pub(crate) struct Entry {
     pub(crate) created: i64,
     /// What the entry counts for in the total.
     pub(crate) bytes: usize,
-    /// Used since the hand of the eviction passed by.
+    /// Used since it got its place in the queue.
     touched: AtomicBool,
 }
 
@@ -31,8 +31,9 @@ pub(crate) struct Entry {
 pub(crate) struct Shard {
     entries: BTreeMap<Arc<str>, Entry>,
     by_created: BTreeSet<(i64, Arc<str>)>,
-    /// Where the eviction goes on: behind this id.
-    hand: Option<Arc<str>>,
+    /// For the eviction: ids in the order in which they were stored or given a second chance, and some that are gone.
+    /// Empty if nothing is ever evicted.
+    queue: VecDeque<Arc<str>>,
 }
 
 /// What an entry of this id and state counts for.
@@ -59,12 +60,15 @@ impl Shard {
     }
 
     /// Stores a state under an id that has none.
-    pub(crate) fn insert(&mut self, id: &str, state: State, bytes: usize) -> Option<Status> {
+    pub(crate) fn insert(&mut self, id: &str, state: State, bytes: usize, may_evict: bool) -> Option<Status> {
         let id: Arc<str> = id.into();
         let status = Record::status_of(&state);
         let created = Record::created_at_of(&state).unwrap_or(0);
         self.by_created.insert((created, Arc::clone(&id)));
-        let entry = Entry { state: Arc::new(state), status, created, bytes, touched: AtomicBool::new(true) };
+        let entry = Entry { state: Arc::new(state), status, created, bytes, touched: AtomicBool::new(false) };
+        if may_evict {
+            self.queue.push_back(Arc::clone(&id));
+        }
         self.entries.insert(id, entry);
         status
     }
@@ -82,25 +86,28 @@ impl Shard {
     pub(crate) fn remove(&mut self, id: &str) -> Option<Entry> {
         let (id, entry) = self.entries.remove_entry(id)?;
         self.by_created.remove(&(entry.created, id));
+        self.tidy_queue();
         Some(entry)
     }
 
-    /// Removes an entry that was not used since the hand last passed it, or else the one that was passed longest ago.
+    /// Removes the entry that has been in the queue for longest, but for those that were used meanwhile.
     pub(crate) fn evict(&mut self) -> Option<Entry> {
-        // After one round every entry has been passed, so the second finds one.
-        loop {
-            let start = self.hand.take().map_or(Bound::Unbounded, Bound::Excluded);
-            let mut range = self.entries.range::<Arc<str>, _>((start, Bound::Unbounded));
-            match range.find(|(_, entry)| !entry.touched.swap(false, Ordering::Relaxed)) {
-                Some((id, _)) => {
-                    let id = Arc::clone(id);
-                    let entry = self.remove(&id);
-                    self.hand = Some(id);
-                    return entry;
-                }
-                None if self.entries.is_empty() => return None,
+        while let Some(id) = self.queue.pop_front() {
+            match self.entries.get(&id) {
+                Some(entry) if entry.touched.swap(false, Ordering::Relaxed) => self.queue.push_back(id),
+                Some(_) => return self.remove(&id),
                 None => {}
             }
+        }
+        None
+    }
+
+    /// Drops ids from the queue that are gone, and second places of one id, before they become many.
+    fn tidy_queue(&mut self) {
+        if self.queue.len() > 2 * self.entries.len() + 64 {
+            let mut seen = BTreeSet::new();
+            let entries = &self.entries;
+            self.queue.retain(|id| entries.contains_key(id) && seen.insert(Arc::clone(id)));
         }
     }
 

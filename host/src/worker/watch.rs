@@ -1,0 +1,82 @@
+//! Looks at the worker twice a second: logs when a lane gets stuck or free, and sets the gauges.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::interval;
+use tracing::{error, info};
+
+use super::Shared;
+use super::lane::LaneState;
+use crate::source::Control;
+use crate::telemetry::metrics::Metrics;
+
+const EVERY: Duration = Duration::from_millis(500);
+
+/// What is looked at, and what was seen the last time.
+pub(super) struct Watch {
+    shared: Arc<Shared>,
+    lanes: Vec<Arc<LaneState>>,
+    sources: Vec<Arc<dyn Control>>,
+    stuck: Vec<bool>,
+    reconnects: u64,
+    disconnected: Duration,
+}
+
+impl Watch {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        lanes: Vec<Arc<LaneState>>,
+        sources: impl Iterator<Item = Arc<dyn Control>>,
+    ) -> Self {
+        let stuck = vec![false; lanes.len()];
+        Self { shared, lanes, sources: sources.collect(), stuck, reconnects: 0, disconnected: Duration::ZERO }
+    }
+
+    /// Ends with the lanes.
+    pub(super) async fn run(mut self, alive: Option<mpsc::WeakSender<()>>) {
+        let mut ticks = interval(EVERY);
+        while alive.as_ref().is_some_and(|alive| alive.upgrade().is_some()) {
+            ticks.tick().await;
+            self.look_at_lanes();
+            self.set_gauges();
+        }
+    }
+
+    fn look_at_lanes(&mut self) {
+        for (index, (lane, was_stuck)) in self.lanes.iter().zip(&mut self.stuck).enumerate() {
+            let is_stuck = lane.is_stuck();
+            if is_stuck && !*was_stuck {
+                error!(lane = index, "lane is stuck: a call of the backend does not come back; look at its logs");
+            }
+            if !is_stuck && *was_stuck {
+                info!(lane = index, "lane is free again: the call came back");
+            }
+            *was_stuck = is_stuck;
+        }
+    }
+
+    fn set_gauges(&mut self) {
+        let metrics: &Metrics = &self.shared.counters.metrics;
+        let held = self.shared.budget.held();
+        metrics.queue_events.set(gauge(held.events));
+        metrics.queue_bytes.set(gauge(held.bytes));
+        metrics.confirmations_kept.set(gauge(self.shared.outbox.len()));
+        metrics.generation.set(self.shared.slot.current().generation.try_into().unwrap_or(i64::MAX));
+
+        let statuses: Vec<_> = self.sources.iter().map(|source| source.status()).collect();
+        let connected = self.shared.outbox.is_connected() && statuses.iter().all(|status| status.connected);
+        metrics.redis_connected.set(i64::from(connected));
+        let reconnects = statuses.iter().map(|status| status.connections.saturating_sub(1)).sum();
+        metrics.redis_reconnects.inc_by(reconnects - self.reconnects);
+        self.reconnects = reconnects;
+        let disconnected = statuses.iter().map(|status| status.disconnected).sum::<Duration>();
+        metrics.redis_disconnected_seconds.inc_by(disconnected.saturating_sub(self.disconnected).as_secs_f64());
+        self.disconnected = disconnected;
+    }
+}
+
+fn gauge(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
