@@ -71,7 +71,7 @@ pub fn decode(
     let (status, is_timeout) = reader.status()?;
 
     let stamp = EventStamp { time, event_id: Arc::clone(&event_id) };
-    let mut state = State::new();
+    let mut state = State::with_capacity(16);
     reader.set_description(&mut state, &stamp)?;
     if status.is_terminal() {
         reader.set_outcome(&mut state, &stamp, status)?;
@@ -165,7 +165,7 @@ impl<'a> Reader<'a> {
             state.set_text(stamp, &names::outcome(status, "output"), output);
         }
         let error = match self.text("error")? {
-            None if status == Status::Cancelled => self.text("reason")?,
+            None if self.row.status == Status::Cancelled => self.text("reason")?,
             error => error,
         };
         if let Some(error) = error {
@@ -205,10 +205,16 @@ fn set_life_cycle(state: &mut State, stamp: &EventStamp, status: Status) {
         state.set_open(stamp, status);
         state.set_stage_at(stamp, status);
     }
-    match status {
-        Status::Submitted => state.set_history(stamp, "submitted", status, "Evaluation submitted"),
-        _ => state.set_history(stamp, "status_changed", status, &format!("Status changed to {status}")),
-    }
+    let (kind, message) = match status {
+        Status::Submitted => ("submitted", "Evaluation submitted"),
+        Status::Queued => ("status_changed", "Status changed to queued"),
+        Status::Provisioning => ("status_changed", "Status changed to provisioning"),
+        Status::Running => ("status_changed", "Status changed to running"),
+        Status::Completed => ("status_changed", "Status changed to completed"),
+        Status::Failed => ("status_changed", "Status changed to failed"),
+        Status::Cancelled => ("status_changed", "Status changed to cancelled"),
+    };
+    state.set_history(stamp, kind, status, message);
 }
 
 /// Sets the metadata: what was sent as such, then that it timed out, then the fields that were left.

@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use storage_plugin_api::body::{sha256, to_hex};
+use sha2::{Digest, Sha256};
+use storage_plugin_api::body::to_hex;
 
 /// Most characters of an evaluation id.
 pub const MAX_EVALUATION_ID_CHARACTERS: usize = 64;
@@ -37,7 +38,7 @@ pub fn is_event_id(text: &str) -> bool {
 /// The id of an event that was sent without one: a hash of its channel and of its payload in canonical JSON.
 #[must_use]
 pub fn of_content(channel: &str, canonical_payload: &str) -> Arc<str> {
-    let hash = sha256(&[channel.as_bytes(), b"\0", canonical_payload.as_bytes()].concat());
+    let hash = Sha256::new().chain_update(channel).chain_update(b"\0").chain_update(canonical_payload).finalize();
     to_hex(&hash[..16]).into()
 }
 

@@ -113,8 +113,9 @@ impl<'a> Fields<'a> {
         self.get(key).map_or(Ok(()), |value| canonical(key, value, self.levels).map(|_| ()))
     }
 
+    /// A payload has few fields and their lengths differ, so looking at each costs less than a binary search.
     fn find(&self, key: &str) -> Option<usize> {
-        self.sorted.binary_search_by(|field| (*field.key).cmp(key)).ok()
+        self.sorted.iter().position(|field| *field.key == *key)
     }
 }
 
@@ -148,7 +149,7 @@ fn in_field(key: &str, error: NotCanonical) -> Reject {
     let field = super::id::shown(key);
     match error {
         NotCanonical::TooDeep => Reject::TooDeep { field },
-        NotCanonical::NotUnicode { .. } => Reject::InvalidJson { reason: format!("field `{field}`: {error}") },
+        NotCanonical::HalfOfPair { .. } => Reject::InvalidJson { reason: format!("field `{field}`: {error}") },
     }
 }
 

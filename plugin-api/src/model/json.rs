@@ -17,9 +17,9 @@ pub enum NotCanonical {
     /// It is nested deeper than it may be.
     TooDeep,
     /// A string in it is no Unicode text: it has half of a surrogate pair.
-    NotUnicode {
-        /// What is wrong, in the words of the JSON parser.
-        reason: String,
+    HalfOfPair {
+        /// The half, without its backslash.
+        escape: String,
     },
 }
 
@@ -27,7 +27,9 @@ impl fmt::Display for NotCanonical {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooDeep => formatter.write_str("nested too deep"),
-            Self::NotUnicode { reason } => write!(formatter, "a string is no Unicode text: {reason}"),
+            Self::HalfOfPair { escape } => {
+                write!(formatter, "a string is no Unicode text, `\\{escape}` is half of a surrogate pair")
+            }
         }
     }
 }
@@ -115,11 +117,45 @@ pub fn push_raw(out: &mut String, raw: &RawValue, levels: usize) -> Result<(), N
 /// # Errors
 /// When it is no Unicode text.
 pub fn unquote(quoted: &str) -> Result<Cow<'_, str>, NotCanonical> {
-    if quoted.as_bytes().contains(&b'\\') {
-        let text = serde_json::from_str::<String>(quoted);
-        return text.map(Cow::Owned).map_err(|error| NotCanonical::NotUnicode { reason: error.to_string() });
+    let text = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default();
+    if !text.as_bytes().contains(&b'\\') {
+        return Ok(Cow::Borrowed(text));
     }
-    Ok(Cow::Borrowed(quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default()))
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((plain, escape)) = rest.split_once('\\') {
+        let (character, length) = read_escape(escape)?;
+        out.push_str(plain);
+        out.push(character);
+        rest = escape.get(length..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    Ok(Cow::Owned(out))
+}
+
+/// The character of an escape, and how many bytes follow the backslash.
+fn read_escape(escape: &str) -> Result<(char, usize), NotCanonical> {
+    let plain = match escape.as_bytes().first() {
+        Some(b'n') => '\n',
+        Some(b'r') => '\r',
+        Some(b't') => '\t',
+        Some(b'b') => '\u{8}',
+        Some(b'f') => '\u{c}',
+        Some(b'u') => return read_code(escape),
+        Some(byte) => char::from(*byte),
+        None => char::REPLACEMENT_CHARACTER,
+    };
+    Ok((plain, 1))
+}
+
+/// The character of `uXXXX`, or of `uXXXX\uXXXX` if that is a surrogate pair.
+fn read_code(escape: &str) -> Result<(char, usize), NotCanonical> {
+    let unit = |at: usize| u16::from_str_radix(escape.get(at..at + 4)?, 16).ok();
+    let second = if escape.get(5..7) == Some("\\u") { unit(7) } else { None };
+    match char::decode_utf16(unit(1).into_iter().chain(second)).next() {
+        Some(Ok(character)) => Ok((character, if character.len_utf16() == 1 { 5 } else { 11 })),
+        _ => Err(NotCanonical::HalfOfPair { escape: escape.get(..5).unwrap_or(escape).to_owned() }),
+    }
 }
 
 /// Rewrites a text whose syntax serde_json has checked, so it looks only for where things begin and end.
@@ -135,10 +171,10 @@ impl<'a> Rewriter<'a, '_> {
             Some(b'{') => self.object(levels.checked_sub(1).ok_or(NotCanonical::TooDeep)?),
             Some(b'[') => self.array(levels.checked_sub(1).ok_or(NotCanonical::TooDeep)?),
             Some(b'"') => {
-                let quoted = self.string();
-                match unquote(quoted)? {
-                    Cow::Borrowed(_) => self.out.push_str(quoted),
-                    Cow::Owned(text) => push_string(self.out, &text),
+                let (quoted, is_canonical) = self.string();
+                match is_canonical {
+                    true => self.out.push_str(quoted),
+                    false => push_string(self.out, &unquote(quoted)?),
                 }
                 Ok(())
             }
@@ -176,7 +212,7 @@ impl<'a> Rewriter<'a, '_> {
                 self.out.push(',');
             }
             let from = self.out.len();
-            let key = unquote(self.string())?;
+            let key = unquote(self.string().0)?;
             push_string(self.out, &key);
             self.out.push(':');
             self.value(levels)?;
@@ -209,17 +245,22 @@ impl<'a> Rewriter<'a, '_> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    /// Takes the string that begins here, with its quotes.
-    fn string(&mut self) -> &'a str {
+    /// Takes the string that begins here, with its quotes, and says whether it is canonical as it stands.
+    fn string(&mut self) -> (&'a str, bool) {
         self.next();
         let bytes = self.text.as_bytes();
         let from = self.at;
         let mut at = from + 1;
-        while at < bytes.len() && bytes[at] != b'"' {
-            at += if bytes[at] == b'\\' { 2 } else { 1 };
+        let mut is_canonical = true;
+        loop {
+            at += plain_length(&bytes[at.min(bytes.len())..]);
+            let Some(b'\\') = bytes.get(at) else { break };
+            // Control characters come as the shortest escape; `\u` is looked at by the slow way.
+            is_canonical &= matches!(bytes.get(at + 1), Some(b'"' | b'\\' | b'n' | b'r' | b't' | b'b' | b'f'));
+            at += 2;
         }
         self.at = (at + 1).min(bytes.len());
-        &self.text[from..self.at]
+        (&self.text[from..self.at], is_canonical)
     }
 
     /// Takes the number, `true`, `false` or `null` that begins here.
@@ -244,31 +285,38 @@ pub fn canonical_string(text: &str) -> String {
 pub fn push_string(out: &mut String, text: &str) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     out.push('"');
-    let mut copied = 0;
-    for (index, byte) in text.bytes().enumerate() {
-        let escape = match byte {
-            b'"' => "\\\"",
-            b'\\' => "\\\\",
-            b'\n' => "\\n",
-            b'\r' => "\\r",
-            b'\t' => "\\t",
-            0x08 => "\\b",
-            0x0c => "\\f",
-            0..0x20 => "",
-            _ => continue,
-        };
-        out.push_str(&text[copied..index]);
-        copied = index + 1;
-        if escape.is_empty() {
-            out.push_str("\\u00");
-            out.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            out.push(char::from(DIGITS[usize::from(byte & 15)]));
-        } else {
-            out.push_str(escape);
+    let mut rest = text;
+    loop {
+        let (plain, special) = rest.split_at(plain_length(rest.as_bytes()));
+        out.push_str(plain);
+        let Some(byte) = special.bytes().next() else { break };
+        match byte {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            b'\n' => out.push_str("\\n"),
+            b'\r' => out.push_str("\\r"),
+            b'\t' => out.push_str("\\t"),
+            0x08 => out.push_str("\\b"),
+            0x0c => out.push_str("\\f"),
+            _ => {
+                out.push_str("\\u00");
+                out.push(char::from(DIGITS[usize::from(byte >> 4)]));
+                out.push(char::from(DIGITS[usize::from(byte & 15)]));
+            }
         }
+        rest = &special[1..];
     }
-    out.push_str(&text[copied..]);
     out.push('"');
+}
+
+/// The length of the beginning of a text that stands for itself in JSON.
+fn plain_length(bytes: &[u8]) -> usize {
+    const CHUNK: usize = 16;
+    let is_special = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    // Without an early exit within a chunk, so that it compiles to a few vector instructions.
+    let is_plain = |chunk: &&[u8]| !chunk.iter().fold(false, |found, byte| found | is_special(*byte));
+    let length = CHUNK * bytes.chunks_exact(CHUNK).take_while(is_plain).count();
+    length + bytes[length..].iter().take_while(|byte| !is_special(**byte)).count()
 }
 
 #[cfg(test)]
@@ -323,7 +371,7 @@ mod tests {
             (r#"{"$serde_json::private::Number":"7"}"#, r#"{"$serde_json::private::Number":"7"}"#),
             (r#"[{"$serde_json::private::RawValue":"[]"}]"#, r#"[{"$serde_json::private::RawValue":"[]"}]"#),
             (r"[ -0.10E+7 ,true,null,[],{},false]", r"[-0.10E+7,true,null,[],{},false]"),
-            (r#""\ud83d\ude00 \u0000""#, "\"😀 \\u0000\""),
+            (r#""\ud83d\ude00 \u0000\u000A\"\b""#, "\"😀 \\u0000\\n\\\"\\b\""),
             (r#"{"":{"":""}}"#, r#"{"":{"":""}}"#),
         ] {
             assert_eq!(canonical_text(text).as_deref(), Ok(expected), "{text}");
@@ -338,7 +386,7 @@ mod tests {
         assert_eq!(canonical_text(&nested(MAX_DEPTH + 1)), Err(NotCanonical::TooDeep));
         assert_eq!(canonical_text(&nested(100_000)), Err(NotCanonical::TooDeep));
         for text in [r#""\ud800""#, r#"{"\udc00":1}"#, r#"["\ud800\ud800"]"#] {
-            assert!(matches!(canonical_text(text), Err(NotCanonical::NotUnicode { .. })), "{text}");
+            assert!(matches!(canonical_text(text), Err(NotCanonical::HalfOfPair { .. })), "{text}");
         }
     }
 

@@ -108,7 +108,13 @@ pub fn stage_at(status: Status) -> Name {
 /// The register of what a terminal status carried, say `completed/output`.
 #[must_use]
 pub fn outcome(status: Status, part: &str) -> Name {
-    intern(&format!("{status}/{part}"))
+    let is_it = |known: &&&str| {
+        known.strip_prefix(status.as_str()).and_then(|rest| rest.strip_prefix('/')).is_some_and(|rest| rest == part)
+    };
+    match KNOWN.iter().find(is_it) {
+        Some(known) => Cow::Borrowed(known),
+        None => Cow::Owned(format!("{status}/{part}")),
+    }
 }
 
 #[cfg(test)]

@@ -31,6 +31,12 @@ impl State {
         Self::default()
     }
 
+    /// A state of which nothing is known yet, with room for some registers.
+    #[must_use]
+    pub fn with_capacity(registers: usize) -> Self {
+        Self { registers: Vec::with_capacity(registers) }
+    }
+
     /// Takes over what another state knows. True if that changed this one.
     pub fn merge(&mut self, other: &Self) -> bool {
         self.merge_registers(other.registers.iter().map(Register::as_ref))
@@ -230,13 +236,13 @@ impl State {
 
     /// Sets a top-level key of the metadata, of which the latest is kept. The value is canonical JSON.
     pub fn set_metadata(&mut self, stamp: &EventStamp, key: &str, canonical: impl Into<Box<str>>) {
-        let name = Name::Owned(format!("{}{key}", names::METADATA_PREFIX));
+        let name = Name::Owned([names::METADATA_PREFIX, key].concat());
         self.put(stamp, name, Rule::Last, 0, Value::Json(canonical.into()));
     }
 
     /// Adds the event's line to the history.
     pub fn set_history(&mut self, stamp: &EventStamp, kind: &str, status: Status, message: &str) {
-        let mut value = String::with_capacity(48 + kind.len() + message.len());
+        let mut value = String::with_capacity(37 + kind.len() + status.as_str().len() + message.len());
         value.push_str("{\"message\":");
         json::push_string(&mut value, message);
         value.push_str(",\"status\":\"");
@@ -244,7 +250,7 @@ impl State {
         value.push_str("\",\"type\":");
         json::push_string(&mut value, kind);
         value.push('}');
-        let name = Name::Owned(format!("{HISTORY_PREFIX}{}", stamp.event_id));
+        let name = Name::Owned([HISTORY_PREFIX, &stamp.event_id].concat());
         self.put(stamp, name, Rule::First, 0, Value::Json(value.into()));
     }
 

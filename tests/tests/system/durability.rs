@@ -12,6 +12,7 @@ use storage_worker_tests::confirmations::Confirmations;
 use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::second_model::Sent;
+use storage_worker_tests::wait::eventually_some;
 use storage_worker_tests::worker::Setup;
 
 const EVENTS: usize = 300;
@@ -23,8 +24,8 @@ fn what_is_confirmed_as_durable_was_synced_before() {
     let trace = setup.path("trace");
     let trace_text = trace.to_str().expect("temporary paths are Unicode").to_owned();
     let calls = "trace=write,pwrite64,writev,pwritev,sendto,sendmsg,fsync,fdatasync,sync_file_range,msync,rename,renameat,renameat2";
-    // -yy names the file or socket of every descriptor, -s shows all of what is written.
-    let setup = setup.traced_by(&["strace", "-f", "-yy", "-s", "1048576", "-e", calls, "-o", &trace_text]);
+    // -D makes the worker the process that is started, so that signals reach it; -yy names the file or socket of every descriptor, -s shows all of what is written.
+    let setup = setup.traced_by(&["strace", "-D", "-f", "-yy", "-s", "1048576", "-e", calls, "-o", &trace_text]);
     let worker = setup.start();
     let confirmations = Confirmations::listen(&redis);
     let mut publisher = Publisher::new(&redis);
@@ -51,8 +52,9 @@ fn what_is_confirmed_as_durable_was_synced_before() {
 
     assert!(confirmations.received().iter().all(|found| found.text("durability") == "durable"));
     worker.terminate(Duration::from_secs(60));
-    let trace = std::fs::read(&trace).expect("read the trace");
-    let confirmed = check(&String::from_utf8_lossy(&trace), &ids);
+    let ended = || std::fs::read_to_string(&trace).ok().filter(|trace| trace.ends_with("+++\n"));
+    let trace = eventually_some(Duration::from_secs(10), "the end of the trace", ended);
+    let confirmed = check(&trace, &ids);
     assert_eq!(confirmed.len(), EVENTS);
 }
 

@@ -42,8 +42,9 @@ fn oddities() -> Vec<(&'static str, String)> {
         ("lines of every kind", with(json!({"code": "a\r\nb\rc\n\u{85}\u{2028}d"}))),
         (
             "digits of numbers",
+            // With an id of its own: the second model's parser writes `1e5` as `1e+5`, and would hash another text.
             format!(
-                r#"{{"eval_id":"odd-NUMBER","timestamp":"{AT}","metadata":{{"n":[1.50,1e5,12345678901234567890123,-0.0]}}}}"#
+                r#"{{"eval_id":"odd-NUMBER","event_id":"digits","timestamp":"{AT}","metadata":{{"n":[1.50,1e5,12345678901234567890123,-0.0]}}}}"#
             ),
         ),
         (
