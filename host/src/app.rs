@@ -97,7 +97,8 @@ pub async fn run(loaded: Loaded) -> Result<(), AppError> {
     let mut signals = Signals::listen()?;
     let metrics = Metrics::new();
     let plan = plan(&loaded, &metrics)?;
-    let app = App::start(&loaded.config, settings(&loaded), plan, metrics).await?;
+    let settings = loaded.settings().into_iter().map(Setting::from).collect();
+    let app = App::start(&loaded.config, settings, plan, metrics).await?;
     let ended = tokio::select! {
         failure = app.failed() => Err(failure),
         signal = signals.next() => { info!(signal, "storage_worker.stopping"); Ok(()) }
@@ -220,16 +221,6 @@ fn start_worker(
         metrics: metrics.clone(),
     };
     Ok(Worker::start(&config.worker, parts, &Handle::current())?)
-}
-
-/// The configuration in force, as the admin listener explains it.
-fn settings(loaded: &Loaded) -> Vec<Setting> {
-    let setting = |setting: crate::config::Setting| Setting {
-        key: setting.key,
-        value: setting.value.to_string(),
-        origin: setting.origin.to_string(),
-    };
-    loaded.settings().into_iter().map(setting).collect()
 }
 
 /// How health learns of the worker.

@@ -1,14 +1,19 @@
-//! Plugins and workers of other versions: today's sources, changed, built in a workspace of their own.
+//! Plugins and loaders of other versions: today's sources, changed, built in a workspace of their own.
 //!
-//! Their dependencies are those of this workspace, built already; only our own crates are compiled again.
+//! All variants share one build directory, so that their dependencies are compiled once; they are built one after the
+//! other, since cargo tells the packages of two such workspaces apart by their age only.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use tempfile::TempDir;
 use toml::{Table, Value};
 
 use crate::process::worker_binary;
+
+/// Held while a variant is built.
+static BUILDING: Mutex<()> = Mutex::new(());
 
 /// A workspace that differs from this one in a few places.
 #[derive(Debug)]
@@ -17,27 +22,34 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// Copies the sources of the contract, the worker and the plugin `memory`.
+    /// Copies the sources of the contract, of the plugin `memory` and of the worker's loader.
     ///
     /// # Panics
     /// When they cannot be copied.
     #[must_use]
     pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("make a temporary directory");
-        let source = workspace();
-        for folder in ["plugin-api", "host", "plugins/memory"] {
-            copy(&source.join(folder), &directory.path().join(folder));
-        }
-        for file in ["Cargo.lock", "storage-worker.toml"] {
-            std::fs::copy(source.join(file), directory.path().join(file)).expect("copy a file of the workspace");
+        let (source, target) = (workspace(), directory.path());
+        copy(&source.join("plugin-api"), &target.join("plugin-api"));
+        copy(&source.join("plugins/memory"), &target.join("plugins/memory"));
+        copy(&source.join("tests/fixtures/loader"), &target.join("loader"));
+        for (from, to) in [
+            ("host/src/plugin/load.rs", "loader/src/load.rs"),
+            ("host/src/plugin/host_api.rs", "loader/src/host_api.rs"),
+            ("Cargo.lock", "Cargo.lock"),
+        ] {
+            std::fs::copy(source.join(from), target.join(to)).expect("copy a file of the workspace");
         }
         let text = std::fs::read_to_string(source.join("Cargo.toml")).expect("read the workspace's Cargo.toml");
         let mut manifest: Table = text.parse().expect("the workspace's Cargo.toml is TOML");
-        let members = ["plugin-api", "host", "plugins/memory"].map(Value::from).to_vec();
+        let members = ["plugin-api", "plugins/memory", "loader"].map(Value::from).to_vec();
         let workspace = manifest["workspace"].as_table_mut().expect("`workspace` is a table");
         workspace.insert("members".to_owned(), Value::Array(members));
         workspace.remove("exclude");
-        std::fs::write(directory.path().join("Cargo.toml"), manifest.to_string()).expect("write a Cargo.toml");
+        // Built quickly, and at another optimisation level than the worker.
+        let profile: Table = "[dev]\nopt-level = 0\ndebug = false".parse().expect("it is TOML");
+        manifest.insert("profile".to_owned(), profile.into());
+        std::fs::write(target.join("Cargo.toml"), manifest.to_string()).expect("write a Cargo.toml");
         Self { directory }
     }
 
@@ -81,38 +93,40 @@ impl Variant {
             )
     }
 
-    /// With lines at the end of its Cargo.toml.
-    ///
-    /// # Panics
-    /// When it cannot be written.
+    /// With panics that end the process.
     #[must_use]
-    pub fn with_profile(self, lines: &str) -> Self {
-        let path = self.directory.path().join("Cargo.toml");
-        let mut manifest: Table =
-            std::fs::read_to_string(&path).expect("read the Cargo.toml").parse().expect("it is TOML");
-        manifest.insert("profile".to_owned(), Value::Table(lines.parse().expect("a profile is TOML")));
-        std::fs::write(path, manifest.to_string()).expect("write the Cargo.toml");
-        self
+    #[track_caller]
+    pub fn that_aborts(self) -> Self {
+        self.replace("Cargo.toml", "opt-level = 0", "panic = \"abort\"\nopt-level = 0")
     }
 
-    /// Builds a package, and gives the file of this name.
+    /// Builds a package, and gives a copy of the file of this name.
     ///
     /// # Panics
     /// When it does not build.
     #[must_use]
     #[track_caller]
     pub fn build(&self, package: &str, file: &str) -> PathBuf {
-        let shared = worker_binary().parent().and_then(Path::parent).expect("target/<profile>/<file>").to_owned();
-        let target = self.directory.path().join("target");
+        let target = worker_binary().parent().and_then(Path::parent).expect("target/<profile>/<file>").join("variants");
+        let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
         let output = Command::new(env!("CARGO"))
             .args(["build", "--offline", "--quiet", "-p", package])
             .current_dir(self.directory.path())
             .env("CARGO_TARGET_DIR", &target)
-            .env("CARGO_BUILD_BUILD_DIR", shared)
             .output()
             .expect("start cargo");
         assert!(output.status.success(), "{package} does not build:\n{}", String::from_utf8_lossy(&output.stderr));
-        target.join("debug").join(file)
+        let built = self.directory.path().join("built").join(file);
+        std::fs::create_dir_all(built.parent().expect("it lies in `built`")).expect("make a directory");
+        std::fs::copy(target.join("debug").join(file), &built).expect("copy what was built");
+        built
+    }
+
+    /// Builds the worker's loader as a program that loads the plugin it is given and merges one state.
+    #[must_use]
+    #[track_caller]
+    pub fn build_loader(&self) -> PathBuf {
+        self.build("loader", "loader")
     }
 
     /// Builds the plugin `memory`.

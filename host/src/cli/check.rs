@@ -23,7 +23,7 @@ Examples:
 
 Exit codes: 0 no problem, 2 at least one";
 
-/// Loads the configuration and answers with its problems.
+/// Loads the configuration and its plugins, and answers with all problems.
 pub(crate) fn run(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let result = global.load().and_then(|loaded| app::plan(&loaded, &Metrics::new()).map(|_| loaded));
     match global.output {

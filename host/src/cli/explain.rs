@@ -3,12 +3,17 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::Global;
 use super::output::{self, Output, origin_json};
-use crate::config::{Loaded, Setting};
+use crate::app;
+use crate::config::{ConfigError, Loaded, Origin, Setting};
+use crate::http::client::Client;
+use crate::storage::explain::{self, Explanation};
+use crate::telemetry::metrics::Metrics;
 
 /// Draw the storage tree and say where each value of the configuration came from
 #[derive(Args, Debug)]
@@ -17,36 +22,86 @@ pub(crate) struct Arguments {
     /// Show only the values that somebody gave, no defaults
     #[arg(long)]
     given: bool,
+
+    /// Ask the running worker for the tree and values that it works with
+    #[arg(long)]
+    running: bool,
 }
 
 const AFTER_HELP: &str = "\
 Examples:
   storage-worker explain
   STORAGE_BACKEND=memory storage-worker explain --given
+  storage-worker explain --running
 
 Secrets are shown as [redacted].
 
-Exit codes: 0 done, 2 wrong usage or configuration";
+Exit codes: 0 done, 1 no worker answered, 2 wrong usage or configuration";
 
-/// Loads the configuration and shows what it comes to.
+/// Shows the tree of the configuration, or that of the running worker.
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let loaded = global.load()?;
+    if arguments.running {
+        return running(&loaded, arguments, global.output);
+    }
     let mut settings = loaded.settings();
     if arguments.given {
-        settings.retain(|setting| setting.origin != crate::config::Origin::Default);
+        settings.retain(|setting| setting.origin != Origin::Default);
     }
-    let root = tree(&loaded, "", &loaded.config.storage.backend);
+    let explanation = match app::plan(&loaded, &Metrics::new()) {
+        Ok(plan) => plan.explain(),
+        Err(error) => return incomplete(&loaded, settings, error, global.output),
+    };
     match global.output {
         Output::Text => {
-            output::print(&format!("{}\n{}", draw(&root), table(&settings)))?;
+            let settings = settings.into_iter().map(Into::into).collect();
+            output::print(&Explanation { settings, ..explanation }.to_text())?;
             loaded.notes.iter().for_each(|note| output::print_note(note));
         }
         Output::Json => {
-            let settings: Vec<_> = settings.iter().map(setting_json).collect();
-            output::print_json(&json!({ "storage": root.json(), "settings": settings, "notes": loaded.notes }))?;
+            let mut answer = serde_json::to_value(&explanation)?;
+            answer["settings"] = settings.iter().map(setting_json).collect();
+            answer["notes"] = json!(loaded.notes);
+            output::print_json(&answer)?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the worker, which also knows of each backend whether it is left alone.
+fn running(loaded: &Loaded, arguments: &Arguments, output: Output) -> anyhow::Result<ExitCode> {
+    let answer = Client::new(loaded.config.admin.listen).get("/explain")?;
+    let mut explanation: Explanation =
+        serde_json::from_value(answer.context("the worker cannot explain its storage")?)?;
+    if arguments.given {
+        explanation.settings.retain(|setting| setting.origin != Origin::Default.to_string());
+    }
+    match output {
+        Output::Text => output::print(&explanation.to_text())?,
+        Output::Json => output::print_json(&serde_json::to_value(&explanation)?)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows what is known when the plugins do not go together: the tree as it is written, the values, the problems.
+fn incomplete(loaded: &Loaded, settings: Vec<Setting>, error: ConfigError, output: Output) -> anyhow::Result<ExitCode> {
+    let root = tree(loaded, "", &loaded.config.storage.backend);
+    match output {
+        Output::Text => {
+            let settings: Vec<_> = settings.into_iter().map(Into::into).collect();
+            output::print(&format!("{}\n{}", draw(&root), explain::table(&settings)))?;
+            loaded.notes.iter().for_each(|note| output::print_note(note));
+            Err(error.into())
+        }
+        Output::Json => {
+            let settings: Vec<_> = settings.iter().map(setting_json).collect();
+            let problems: Vec<_> = error.problems().iter().map(output::problem_json).collect();
+            output::print_json(&json!({
+                "tree": root.json(), "settings": settings, "notes": loaded.notes, "problems": problems,
+            }))?;
+            Ok(ExitCode::from(2))
+        }
+    }
 }
 
 /// A backend of the storage tree, as it is drawn.
@@ -91,23 +146,6 @@ fn draw_children(node: &Node<'_>, indent: &str, text: &mut String) {
         writeln!(text, "{indent}{branch}{}", child.label()).expect("writing to a string does not fail");
         draw_children(child, &format!("{indent}{below}"), text);
     }
-}
-
-fn table(settings: &[Setting]) -> String {
-    let rows: Vec<_> = settings
-        .iter()
-        .map(|setting| {
-            let value = if setting.value.is_null() { "none".to_owned() } else { setting.value.to_string() };
-            (setting.key.as_str(), value, setting.origin.to_string())
-        })
-        .collect();
-    let keys = rows.iter().map(|(key, _, _)| key.chars().count()).max().unwrap_or_default();
-    let values = rows.iter().map(|(_, value, _)| value.chars().count().min(48)).max().unwrap_or_default();
-    let mut text = String::new();
-    for (key, value, origin) in rows {
-        writeln!(text, "{key:keys$}  {value:values$}  {origin}").expect("writing to a string does not fail");
-    }
-    text
 }
 
 fn setting_json(setting: &Setting) -> Value {

@@ -5,10 +5,13 @@
 mod check;
 mod completions;
 mod explain;
+mod get;
+mod list;
 mod output;
 mod plugin;
 mod publish;
 mod run;
+mod storage;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -83,6 +86,8 @@ enum Command {
     Run(run::Arguments),
     Check(check::Arguments),
     Explain(explain::Arguments),
+    Get(get::Arguments),
+    List(list::Arguments),
     Plugin(plugin::Arguments),
     Publish(publish::Arguments),
     Completions(completions::Arguments),
@@ -134,6 +139,8 @@ impl Command {
             Self::Run(arguments) => run::run(arguments, global),
             Self::Check(arguments) => check::run(arguments, global),
             Self::Explain(arguments) => explain::run(arguments, global),
+            Self::Get(arguments) => get::run(arguments, global),
+            Self::List(arguments) => list::run(arguments, global),
             Self::Plugin(arguments) => plugin::run(arguments, global),
             Self::Publish(arguments) => publish::run(arguments, global),
             Self::Completions(arguments) => completions::run(arguments),

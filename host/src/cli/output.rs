@@ -29,6 +29,22 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
     }
 }
 
+/// Writes a part of a long answer; false if nobody reads it any more.
+pub(crate) fn write_part(text: &str) -> io::Result<bool> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The text without what could steer a terminal; stored texts come from anywhere.
+pub(crate) fn plain(text: &str) -> String {
+    let plain = |c: char| if c.is_control() && c != '\t' { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(plain).collect()
+}
+
 /// Writes a JSON answer, on one line.
 pub(crate) fn print_json(value: &Value) -> io::Result<()> {
     print(&value.to_string())

@@ -23,6 +23,14 @@ pub struct Setting {
     pub origin: Origin,
 }
 
+impl From<Setting> for crate::storage::explain::Setting {
+    fn from(setting: Setting) -> Self {
+        let Setting { key, value, origin } = setting;
+        let value = if value.is_null() { "none".to_owned() } else { value.to_string() };
+        Self { key, value, origin: origin.to_string() }
+    }
+}
+
 impl Origins {
     pub(crate) fn of(tree: &Table) -> Self {
         let mut origins = BTreeMap::new();

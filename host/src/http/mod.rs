@@ -26,6 +26,7 @@ use axum::routing::get;
 pub use self::config::{AdminConfig, Config};
 pub use self::health::WorkerStatus;
 pub use self::listener::{BindError, Listener};
+pub(crate) use self::reading::parse_time;
 use self::reads::Reads;
 use crate::storage::Current;
 use crate::storage::explain::{Explanation, Setting};

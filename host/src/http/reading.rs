@@ -88,8 +88,7 @@ fn page_request(pairs: Pairs) -> Result<PageRequest, String> {
     Ok(request)
 }
 
-/// A status by its name.
-pub(crate) fn parse_status(name: &str) -> Result<Status, String> {
+fn parse_status(name: &str) -> Result<Status, String> {
     let names = Status::ALL.map(Status::as_str);
     Status::parse(name).ok_or_else(|| format!("`status` cannot be `{name}`; {}", suggest(name, names, "known are")))
 }

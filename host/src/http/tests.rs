@@ -223,7 +223,10 @@ async fn health_is_red_with_reasons_while_the_process_lives() {
     let (health, ready) = (get(served.public, "/health").await, get(served.public, "/readyz").await);
 
     assert_eq!((health.status, health.json()["storage"].as_str()), (503, Some("unhealthy")));
-    assert_eq!(health.json()["reasons"], json!(["redis: connection refused", "storage: the disk is gone"]));
+    assert_eq!(
+        health.json()["reasons"],
+        json!(["redis: connection refused", "storage: the disk is gone", "lane 2: its merge has not returned for 40s"])
+    );
     assert_eq!((ready.status, ready.json()["reasons"].as_array().map(Vec::len)), (503, Some(4)));
     assert_eq!(get(served.public, "/livez").await.status, 200);
 }

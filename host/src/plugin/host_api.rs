@@ -9,8 +9,6 @@ use abi_stable::std_types::{RArc, RStr};
 use storage_plugin_api::abi::{HostApi, HostApi_TO, HostHandle};
 use tracing::Level;
 
-use crate::telemetry::metrics::{BackendMetricLabels, Metrics};
-
 /// The `tracing` target of everything that plugins log; their own target is a field.
 pub const TARGET: &str = "plugin";
 
@@ -20,23 +18,6 @@ pub trait PluginMetrics: Send + Sync + fmt::Debug + 'static {
     fn count(&self, instance: &str, name: &str, by: f64);
     /// Sets a gauge of an instance.
     fn gauge(&self, instance: &str, name: &str, value: f64);
-}
-
-impl PluginMetrics for Metrics {
-    fn count(&self, instance: &str, name: &str, by: f64) {
-        // A counter never falls, whatever a plugin says.
-        if by > 0.0 {
-            self.backend_count.get_or_create(&labels(instance, name)).inc_by(by);
-        }
-    }
-
-    fn gauge(&self, instance: &str, name: &str, value: f64) {
-        self.backend_gauge.get_or_create(&labels(instance, name)).set(value);
-    }
-}
-
-fn labels(instance: &str, name: &str) -> BackendMetricLabels {
-    BackendMetricLabels { backend: instance.to_owned(), metric: name.to_owned() }
 }
 
 /// A handle of the host that a plugin can keep.

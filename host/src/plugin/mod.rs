@@ -10,6 +10,7 @@ pub mod host_api;
 pub mod library;
 pub mod load;
 pub mod manifest;
+mod metrics;
 pub mod private_copy;
 mod source;
 pub mod trust;

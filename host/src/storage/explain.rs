@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use storage_plugin_api::Capabilities;
 
 use super::plan::{Edge, Plan};
@@ -12,46 +12,43 @@ use super::plugin::About;
 use super::tree::Tree;
 
 /// A tree, explained.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     /// What the whole tree promises.
     pub guarantee: String,
     /// The root and all below it.
     pub tree: Explained,
-    /// Configured backends that are no part of the tree.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub unused: Vec<String>,
     /// The configuration as it is in use; filled in by whoever knows it.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub settings: Vec<Setting>,
 }
 
 /// One backend, explained.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explained {
     /// The role it plays; none for the root.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
     /// Its name in the configuration.
     pub name: String,
     /// The plugin it comes from.
     pub plugin: About,
     /// What it promises, in a sentence.
-    pub guarantee: &'static str,
+    pub guarantee: String,
     /// What it promises, in full.
     pub capabilities: Capabilities,
     /// What the plugin says of it.
     pub notes: Vec<String>,
     /// Where its circuit breaker stands; none before it is open.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub breaker: Option<&'static str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<String>,
     /// The backends below it.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub children: Vec<Self>,
 }
 
 /// One value of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
     /// Its key, say `storage.backend`.
     pub key: String,
@@ -78,7 +75,7 @@ impl Plan {
             }
         };
         let tree = explained(&node, self.nodes.len() - 1, None);
-        Explanation { guarantee: whole(&tree), tree, unused: self.unused.clone(), settings: Vec::new() }
+        Explanation { guarantee: whole(&tree), tree, settings: Vec::new() }
     }
 }
 
@@ -98,7 +95,7 @@ impl Tree {
             }
         };
         let tree = explained(&node, self.nodes.len() - 1, None);
-        Explanation { guarantee: whole(&tree), tree, unused: Vec::new(), settings: Vec::new() }
+        Explanation { guarantee: whole(&tree), tree, settings: Vec::new() }
     }
 }
 
@@ -109,22 +106,26 @@ impl Explanation {
         let mut text = String::new();
         draw(&mut text, &self.tree, "", "");
         let _ = writeln!(text, "\n{}", self.guarantee);
-        if !self.unused.is_empty() {
-            let _ = writeln!(text, "Configured, but not part of the tree: {}.", self.unused.join(", "));
-        }
         if !self.settings.is_empty() {
             text.push_str("\nConfiguration:\n");
-            let width = |of: fn(&Setting) -> &str| {
-                let widths = self.settings.iter().map(|setting| of(setting).chars().count());
-                widths.max().unwrap_or_default().min(48)
-            };
-            let (keys, values) = (width(|setting| &setting.key), width(|setting| &setting.value));
-            for Setting { key, value, origin } in &self.settings {
-                let _ = writeln!(text, "  {key:keys$}  {value:values$}  {origin}");
-            }
+            text.push_str(&table(&self.settings));
         }
         text
     }
+}
+
+/// The values of a configuration in columns.
+pub(crate) fn table(settings: &[Setting]) -> String {
+    let width = |of: fn(&Setting) -> &str| {
+        let widths = settings.iter().map(|setting| of(setting).chars().count());
+        widths.max().unwrap_or_default().min(48)
+    };
+    let (keys, values) = (width(|setting| &setting.key), width(|setting| &setting.value));
+    let mut text = String::new();
+    for Setting { key, value, origin } in settings {
+        let _ = writeln!(text, "{key:keys$}  {value:values$}  {origin}");
+    }
+    text
 }
 
 /// What plan and tree have in common.
@@ -143,10 +144,10 @@ fn explained<'a>(node: &dyn Fn(usize) -> Part<'a>, index: usize, role: Option<&s
         role: role.map(str::to_owned),
         name: part.name.to_owned(),
         plugin: part.about.clone(),
-        guarantee: sentence(part.capabilities),
+        guarantee: sentence(part.capabilities).to_owned(),
         capabilities: part.capabilities.clone(),
         notes: part.notes.to_vec(),
-        breaker: part.breaker,
+        breaker: part.breaker.map(str::to_owned),
         children: part.children.iter().map(|edge| explained(node, edge.node, Some(&edge.role))).collect(),
     }
 }
@@ -200,7 +201,7 @@ fn draw(text: &mut String, node: &Explained, first: &str, rest: &str) {
     if let Some(file) = &node.plugin.file {
         line(&format!("from {}", file.display()));
     }
-    if let Some(state) = node.breaker.filter(|state| *state != "closed") {
+    if let Some(state) = node.breaker.as_deref().filter(|state| *state != "closed") {
         line(&format!("breaker {state}: it is unavailable and left alone for a while"));
     }
     let last = node.children.len().saturating_sub(1);
@@ -288,22 +289,24 @@ root (layer 1.2.3)
      shared, 4 calls at once, lists by id, lists newest first, counts
 
 Guarantee: volatile. A crash may lose confirmed evaluations, because of `ram`; each confirmation says which.
-Configured, but not part of the tree: spare.
 
 Configuration:
-  redis.url        redis://redis:6379  default
-  storage.backend  root                worker.toml:3
+redis.url        redis://redis:6379  default
+storage.backend  root                worker.toml:3
 ";
         assert_eq!(explanation.to_text(), expected);
     }
 
     #[test]
     fn programs_get_the_same_as_json() {
-        let json = serde_json::to_value(explanation()).expect("plain values");
+        let explanation = explanation();
+
+        let json = serde_json::to_value(&explanation).expect("plain values");
+
+        assert_eq!(serde_json::from_value::<Explanation>(json.clone()).expect("its own JSON"), explanation);
 
         assert_eq!(json["tree"]["children"][0]["children"][1]["name"], "ram");
         assert_eq!(json["tree"]["children"][1]["role"], "cache");
         assert_eq!(json["tree"]["capabilities"]["parallel_calls"], 4);
-        assert_eq!(json["unused"], json!(["spare"]));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Nothing else in the host calls a backend, and layers are handed only guarded children. A guard changes no answer that
 //! keeps the contract; it cannot end a call that hangs, but says so in its health, and no other call joins in beyond the
-//! limit. See `gate.rs` for the limit and `breaker.rs` for when a backend is left alone.
+//! limit. See `gate.rs` for the limit, `breaker.rs` and `kind.rs` for when a backend is left alone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,13 +11,17 @@ use std::time::{Duration, Instant};
 
 use storage_plugin_api::{
     Answer, Backend, BlobPage, Call, Capabilities, Counts, Delete, Deleted, Error, ErrorKind, Fields, Found, Health,
-    Item, Outcome, Page, Prune, Pruned, Query, Result,
+    Item, Page, Prune, Pruned, Query, Result,
 };
 use tracing::{error, info, warn};
 
 use super::breaker::{Admission, Breaker, BreakerState, Refusal, Sign};
 use super::config::Config;
 use super::gate::{Gate, NoEntry, Overdue, drop_caught, panic_message};
+use super::kind::{
+    COUNTS, DELETE, DELETE_BLOB, FLUSH, GET, GET_BLOB, Kind, LIST, MERGE, PRUNE, PUT_BLOB, SCAN_BLOBS, alive,
+    sign_of_answers, sign_of_deletes, sign_of_error,
+};
 use super::meter::Meter;
 use crate::telemetry::metrics::Metrics;
 
@@ -34,28 +38,6 @@ pub struct Guard {
     closed: AtomicBool,
     meter: Meter,
 }
-
-/// One of the calls, and what its failure says.
-#[derive(Clone, Copy)]
-struct Kind {
-    name: &'static str,
-    /// Its callers do not choose how much it costs, so that its failure says something of the backend.
-    tells: bool,
-    /// `Configuration` means that the operator must act, not that the caller asked for too much.
-    writes: bool,
-}
-
-const MERGE: Kind = Kind { name: "merge", tells: true, writes: true };
-const GET: Kind = Kind { name: "get", tells: true, writes: false };
-const LIST: Kind = Kind { name: "list", tells: false, writes: false };
-const COUNTS: Kind = Kind { name: "counts", tells: false, writes: false };
-const DELETE: Kind = Kind { name: "delete", tells: true, writes: true };
-const FLUSH: Kind = Kind { name: "flush", tells: true, writes: true };
-const PRUNE: Kind = Kind { name: "prune", tells: false, writes: false };
-const PUT_BLOB: Kind = Kind { name: "put_blob", tells: true, writes: false };
-const GET_BLOB: Kind = Kind { name: "get_blob", tells: true, writes: false };
-const SCAN_BLOBS: Kind = Kind { name: "scan_blobs", tells: false, writes: false };
-const DELETE_BLOB: Kind = Kind { name: "delete_blob", tells: true, writes: false };
 
 impl Guard {
     /// Puts a guard around an opened backend.
@@ -303,42 +285,6 @@ impl std::fmt::Debug for Guard {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Guard").field("instance", &self.instance).finish_non_exhaustive()
     }
-}
-
-fn alive<T>(_: &T) -> Sign<'_> {
-    Sign::Alive
-}
-
-/// A backend that rejects every item as unavailable is away, in another way of saying so.
-fn sign_of_answers(answers: &[Answer]) -> Sign<'_> {
-    let away = |answer: &Answer| matches!(&answer.outcome, Outcome::Rejected(error) if is_away(error));
-    match answers.first().map(|answer| &answer.outcome) {
-        Some(Outcome::Rejected(error)) if answers.iter().all(away) => Sign::Away(&error.message),
-        Some(_) | None => Sign::Alive,
-    }
-}
-
-fn sign_of_deletes(answers: &[Deleted]) -> Sign<'_> {
-    let away = |answer: &Deleted| matches!(answer, Deleted::Failed(error) if is_away(error));
-    match answers.first() {
-        Some(Deleted::Failed(error)) if answers.iter().all(away) => Sign::Away(&error.message),
-        Some(_) | None => Sign::Alive,
-    }
-}
-
-fn sign_of_error(kind: Kind, error: &Error) -> Sign<'_> {
-    match error.kind {
-        ErrorKind::Unavailable if kind.tells => Sign::Away(&error.message),
-        // While running this is an outage that the operator must end.
-        ErrorKind::Configuration if kind.writes => Sign::Away(&error.message),
-        ErrorKind::Unavailable | ErrorKind::Configuration => Sign::Nothing,
-        ErrorKind::Overloaded | ErrorKind::InvalidItem => Sign::Alive,
-        ErrorKind::Internal => Sign::Nothing,
-    }
-}
-
-fn is_away(error: &Error) -> bool {
-    matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Configuration)
 }
 
 #[cfg(test)]

@@ -1,26 +1,25 @@
 //! From the configuration to a tree that can be opened: loads and asks every plugin, and finds everything that is wrong.
 //!
-//! Nothing is opened here, so `check` and `explain` touch no store. See `open.rs` for what happens next.
+//! Nothing is opened here, so `check` and `explain` touch no store. `fit.rs` says which backends go together, `open.rs`
+//! what happens next.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
-use storage_plugin_api::{Capabilities, ChildDescription, Description, Error, Role};
+use storage_plugin_api::{Capabilities, ChildDescription, Description, Error};
 
-use super::config::{self, BackendConfig, Backends, Config, Guarantee};
+use super::config::{self, BackendConfig, Backends, Config};
 use super::deadline::{Missed, within};
+use super::fit;
 use super::plugin::{About, Plugin, PluginSource};
 use super::problem::{Problem, Problems};
-use crate::suggest::{list, suggest};
 
 /// A tree of backends that fit together. Children stand before their parents, the root last.
 #[derive(Debug)]
 pub struct Plan {
     pub(crate) nodes: Vec<Planned>,
     pub(crate) config: Config,
-    /// Configured backends that are no part of the tree.
-    pub unused: Vec<String>,
 }
 
 /// One backend of a plan.
@@ -59,12 +58,11 @@ impl Plan {
             planner.problems.0.push(Problem { path, message });
         }
         if let Some(root) = planner.visit(&config.backend, &mut Vec::new()) {
-            planner.check_sharing();
-            planner.check_root(root);
+            fit::check_sharing(&planner.nodes, &mut planner.problems);
+            fit::check_root(&planner.nodes, root, config, &mut planner.problems);
         }
-        let unused = backends.keys().filter(|name| !planner.done.contains_key(*name)).cloned().collect();
         if planner.problems.0.is_empty() {
-            return Ok(Self { nodes: planner.nodes, config: config.clone(), unused });
+            return Ok(Self { nodes: planner.nodes, config: config.clone() });
         }
         Err(planner.problems)
     }
@@ -124,7 +122,7 @@ impl Planner<'_> {
         let plugin = match self.plugins.load(&backend.plugin, backend.sha256.as_deref()) {
             Ok(plugin) => plugin,
             Err(error) => {
-                self.problems.add(name, &["plugin"], format!("`backends.{name}`: {}", error));
+                self.problems.add(name, &["plugin"], format!("`backends.{name}`: {error}"));
                 return None;
             }
         };
@@ -143,7 +141,7 @@ impl Planner<'_> {
         for problem in &description.problems {
             self.problems.add(name, &["options"], format!("`backends.{name}.options`: {problem}"));
         }
-        self.check_roles(name, backend, &description.roles, &told);
+        fit::check_roles(name, backend, &description.roles, &told, &mut self.problems);
         let about = plugin.about();
         let options = backend.options.clone();
         let planned = Planned { name: name.into(), plugin, about, options, children, description };
@@ -189,146 +187,22 @@ impl Planner<'_> {
             Err(Missed::Stopped) => Err(format!("`backends.{name}`: {plugin} was not asked to the end")),
         }
     }
-
-    fn check_roles(&mut self, name: &str, backend: &BackendConfig, roles: &[Role], children: &[ChildDescription]) {
-        let plugin = &backend.plugin;
-        for (role, names) in &backend.children.0 {
-            let Some(known) = roles.iter().find(|known| known.name == *role) else {
-                let hint = match roles {
-                    [] => "it stores by itself; remove `children`".to_owned(),
-                    _ => suggest(role, roles.iter().map(|role| role.name.as_str()), "its roles"),
-                };
-                let message = format!("`backends.{name}.children`: plugin `{plugin}` has no role `{role}`; {hint}");
-                self.problems.add(name, &["children", role], message);
-                continue;
-            };
-            if names.len() > 1 && !known.many {
-                let message = format!(
-                    "`backends.{name}.children.{role}` takes one backend, not the list {}; name one of them",
-                    list(names)
-                );
-                self.problems.add(name, &["children", role], message);
-            }
-        }
-        for role in roles.iter().filter(|role| role.required) {
-            if !children.iter().any(|child| child.role == role.name) {
-                let message = format!(
-                    "`backends.{name}`: plugin `{plugin}` cannot work without a child as `{0}`; add `children = {{ {0} = \"…\" }}`",
-                    role.name
-                );
-                self.problems.add(name, &["children"], message);
-            }
-        }
-        for child in children {
-            if let Some(role) = roles.iter().find(|role| role.name == child.role)
-                && let Some(why) = misfit(role, child, roles)
-            {
-                let message = format!("`backends.{name}.children.{}`: {why}", role.name);
-                self.problems.add(name, &["children", &role.name], message);
-            }
-        }
-    }
-
-    /// An instance that only one process may have open is not fit to be reached on two ways either.
-    fn check_sharing(&mut self) {
-        let mut used_by: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
-        for node in &self.nodes {
-            for edge in &node.children {
-                used_by.entry(edge.node).or_default().push(&node.name);
-            }
-        }
-        for (node, layers) in used_by.into_iter().filter(|(_, layers)| layers.len() > 1) {
-            let Planned { name, description, .. } = &self.nodes[node];
-            if description.capabilities.exclusive {
-                let message = format!(
-                    "`backends.{name}` stands {} times in the tree (below {}), but is exclusive; give each place a backend of its own",
-                    layers.len(),
-                    list(&layers)
-                );
-                self.problems.add(name, &[], message);
-            }
-        }
-    }
-
-    /// The backends because of which one does not keep a guarantee: those without such a one below them.
-    fn weak(&self, node: usize, guarantee: Guarantee) -> Vec<&str> {
-        let is_weak = |node: usize| {
-            let capabilities = &self.nodes[node].description.capabilities;
-            !capabilities.evicting && !guarantee.is_kept_by(capabilities)
-        };
-        let below = self.nodes[node].children.iter().filter(|edge| is_weak(edge.node));
-        let mut names: Vec<&str> = below.flat_map(|edge| self.weak(edge.node, guarantee)).collect();
-        if names.is_empty() {
-            names.push(&self.nodes[node].name);
-        }
-        names
-    }
-
-    fn check_root(&mut self, root: usize) {
-        let Planned { name, description, .. } = &self.nodes[root];
-        let at = |key: &str, message| Problem { path: vec!["storage".to_owned(), key.to_owned()], message };
-        if description.capabilities.evicting {
-            self.problems.0.push(at(
-                "backend",
-                format!(
-                    "`storage.backend`: `{name}` may forget what it stored (it is evicting), so it can only be the cache of a layer; choose another root or turn evicting off in its options"
-                ),
-            ));
-        }
-        if let Some(guarantee) =
-            self.config.guarantee.filter(|guarantee| !guarantee.is_kept_by(&description.capabilities))
-        {
-            let weak = self.weak(root, guarantee);
-            self.problems.0.push(at(
-                "guarantee",
-                format!(
-                    "`storage.guarantee = \"durable\"` cannot be kept: a crash may lose what {} holds; use durable backends there or drop the guarantee",
-                    list(&weak)
-                ),
-            ));
-        }
-    }
-}
-
-/// Why a backend is not fit for a role; none if it is.
-fn misfit(role: &Role, child: &ChildDescription, roles: &[Role]) -> Option<String> {
-    let name = &child.name;
-    if child.capabilities.evicting && !role.evicting {
-        let caches: Vec<&str> = roles.iter().filter(|role| role.evicting).map(|role| role.name.as_str()).collect();
-        let place = match &caches[..] {
-            [] => "this layer has no place for it".to_owned(),
-            caches => format!("it can only be {}", list(caches)),
-        };
-        return Some(format!(
-            "`{name}` may forget what it stored (it is evicting); {place}, or turn evicting off in its options"
-        ));
-    }
-    if role.evicting && !child.capabilities.evicting {
-        return Some(format!(
-            "`{name}` never forgets what it stored (it is not evicting), so as a cache it would fill up; turn evicting on in its options or name another backend"
-        ));
-    }
-    if role.durable && !child.capabilities.durable {
-        return Some(format!("`{name}` is volatile, and this role takes a durable backend only; name another backend"));
-    }
-    None
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::super::testing::{TestPlugins, backends, quick};
+    use super::super::config::Guarantee;
+    use super::super::testing::{Configured, TestPlugins, backends, quick};
     use super::*;
 
-    type Backend<'a> = (&'a str, &'a str, &'a [(&'a str, &'a [&'a str])], Value);
-
-    fn plan(of: &[Backend<'_>]) -> Result<Plan, Problems> {
+    fn plan(of: &[Configured<'_>]) -> Result<Plan, Problems> {
         Plan::of(&quick(), &backends(of), &TestPlugins::default())
     }
 
     #[track_caller]
-    fn assert_problem(of: &[Backend<'_>], path: &[&str], expected: &str) {
+    fn assert_problem(of: &[Configured<'_>], path: &[&str], expected: &str) {
         let problems = plan(of).expect_err("something is wrong").0;
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert_eq!(problems[0].path, path);
@@ -348,7 +222,6 @@ mod tests {
         let plan = plan.expect("all fits");
         let names: Vec<&str> = plan.nodes.iter().map(|node| &*node.name).collect();
         assert_eq!(names, ["c", "b", "hot", "root"]);
-        assert_eq!(plan.unused, ["spare"]);
         assert!(plan.capabilities().durable);
     }
 

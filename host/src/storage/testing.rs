@@ -110,7 +110,7 @@ impl Backend for TestBackend {
     fn get(&self, _: &Call, ids: &[&str], _: Fields) -> Result<Vec<Option<Found>>> {
         self.enter("get")?;
         let states = lock(&self.states);
-        Ok(ids.iter().map(|id| states.get(*id).map(|state| found(state))).collect())
+        Ok(ids.iter().map(|id| states.get(*id).map(found)).collect())
     }
 
     fn list(&self, _: &Call, query: &Query) -> Result<Page> {
@@ -313,9 +313,12 @@ impl Plugin for TestPlugin {
     }
 }
 
-/// A configuration of test backends: name, plugin, children by role, options.
-pub(crate) fn backends(of: &[(&str, &str, &[(&str, &[&str])], Value)]) -> Backends {
-    let backend = |(name, plugin, children, options): &(&str, &str, &[(&str, &[&str])], Value)| {
+/// A backend of a test's configuration: name, plugin, children by role, options.
+pub(crate) type Configured<'a> = (&'a str, &'a str, &'a [(&'a str, &'a [&'a str])], Value);
+
+/// The configuration of test backends.
+pub(crate) fn backends(of: &[Configured<'_>]) -> Backends {
+    let backend = |(name, plugin, children, options): &Configured<'_>| {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let children = children.iter().map(|(role, names)| ((*role).to_owned(), owned(names))).collect();
         let config = BackendConfig { children: Children(children), ..BackendConfig::new(*plugin, options.clone()) };

@@ -76,7 +76,7 @@ pub struct Handles {
     pub event_lag_seconds: Histogram,
     /// Events that wait or are being merged now.
     pub queue_events: Gauge,
-    /// Their payload bytes.
+    /// About how many bytes they hold.
     pub queue_bytes: Gauge,
     /// Events written to the dead letters.
     pub dead_letters: Family<ReasonLabel, Counter>,

@@ -23,7 +23,9 @@ pub struct Config {
     /// Most events that wait, over all lanes. Default 8192.
     #[serde(with = "units::count")]
     pub queue_events: usize,
-    /// Most payload bytes that wait, over all lanes. Default 64 MiB.
+    /// About how many bytes the events that wait may hold, over all lanes. Default 64 MiB.
+    ///
+    /// A payload counts twice, for itself and for the state made of it, and each event for 1 KiB more.
     #[serde(with = "units::size")]
     pub queue_bytes: usize,
     /// How long one call of the storage tree may take. Default 30 s.

@@ -15,6 +15,7 @@ mod dead_letter;
 mod gather;
 mod intake;
 mod lane;
+mod letter_file;
 mod queue;
 mod retry;
 mod served;

@@ -107,6 +107,7 @@ impl Backend for FileBackend {
             .with("unwritten_bytes", store.pending.unwritten())
             .with("damaged_files", store.corrupt_ids().len())
             .with("index_whole", store.index.is_whole())
+            .with("histories_behind", store.caretaker.is_behind())
     }
 
     fn flush(&self, call: &Call) -> Result<()> {
@@ -189,7 +190,10 @@ pub(crate) fn open_store(options: &Options, deadline: Instant, limits: Limits) -
     let index = SharedIndex::open(directories.index())?;
     let store = Store::new(directories, log, index, limits, durability).map_err(failed)?;
     replay_log(&store, &old)?;
-    let stamp = store.index.partial_view()?.stamp().map_err(|error| store.index.failed(&error))?;
+    let view = store.index.partial_view()?;
+    let stamp = view.stamp().map_err(|error| store.index.failed(&error))?;
+    store.caretaker.set_behind(!view.behind(1).map_err(|error| store.index.failed(&error))?.is_empty());
+    drop(view);
     let modified = store.directory_modified();
     store.caretaker.set_last_modified(modified);
     if !store.index.is_whole() || stamp.directory_modified != modified {

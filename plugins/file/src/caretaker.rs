@@ -38,6 +38,8 @@ struct Notes {
     /// Ids in the index whose files were not found.
     missing: Vec<Arc<str>>,
     scan: ScanNeed,
+    /// Files of histories may be behind their records.
+    behind: bool,
 }
 
 /// Whether there may be files that the index does not know.
@@ -86,6 +88,20 @@ impl Caretaker {
         self.notes().last_modified = Some(modified);
     }
 
+    pub(crate) fn is_behind(&self) -> bool {
+        self.notes().behind
+    }
+
+    /// Says whether more files of histories are behind now.
+    pub(crate) fn set_behind(&self, more: bool) {
+        self.notes().behind |= more;
+    }
+
+    pub(crate) fn set_caught_up(&self) {
+        self.notes().behind = false;
+        self.finished.notify_all();
+    }
+
     pub(crate) fn scan_need(&self) -> ScanNeed {
         self.notes().scan
     }
@@ -110,8 +126,8 @@ impl Caretaker {
         !self.notes().missing.is_empty()
     }
 
-    /// Waits until somebody calls or a time has passed. True if the thread shall end.
-    fn wait(&self, pause: Duration, heed_calls: bool) -> bool {
+    /// Waits until somebody calls or a time has passed. Answers whether the thread shall end, and whether it was called.
+    fn wait(&self, pause: Duration, heed_calls: bool) -> (bool, bool) {
         let deadline = Instant::now() + pause;
         let mut notes = self.notes();
         while !(notes.stop || heed_calls && notes.wake) {
@@ -121,8 +137,7 @@ impl Caretaker {
             }
             notes = self.called.wait_timeout(notes, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        notes.wake = false;
-        notes.stop
+        (notes.stop, std::mem::take(&mut notes.wake) && heed_calls)
     }
 
     /// Says why nothing will be written any more.
@@ -187,14 +202,14 @@ impl Store {
             if scan.is_none() && self.caretaker.scan_need() == ScanNeed::Wanted {
                 scan = Some(Scan::default());
             }
-            let is_busy = scan.is_some() && !failed;
-            let pause = if is_busy { Duration::ZERO } else { INTERVAL.saturating_sub(last.elapsed()) };
-            let stop = self.caretaker.wait(pause, !failed);
-            if is_busy && !stop {
-                failed = !self.go_on_scanning(&mut scan);
-                if last.elapsed() < INTERVAL && !self.pending.is_filling() {
-                    continue;
-                }
+            let has_work = !failed && (scan.is_some() || self.caretaker.is_behind());
+            let pause = if has_work { Duration::ZERO } else { INTERVAL.saturating_sub(last.elapsed()) };
+            let (stop, called) = self.caretaker.wait(pause, !failed);
+            // The checkpoints come first; what is left of the time goes to the rest.
+            let is_due = stop || called || last.elapsed() >= INTERVAL || self.pending.is_filling();
+            if has_work && !is_due {
+                failed = !self.go_on(&mut scan);
+                continue;
             }
             last = Instant::now();
             self.log.probe();
@@ -205,21 +220,23 @@ impl Store {
         }
     }
 
-    /// False if it failed; it is tried again.
-    fn go_on_scanning(&self, scan: &mut Option<Scan>) -> bool {
-        match scan.as_mut().map(|scan| scan.step(self)) {
-            Some(Err(error)) => {
-                error!(%error, "cannot read the record files into the index, will retry");
-                *scan = None;
+    /// Does some of what has time. False if it failed; it is tried again.
+    fn go_on(&self, scan: &mut Option<Scan>) -> bool {
+        let outcome = match scan {
+            Some(running) => running.step(self).map(|is_done| {
+                if is_done {
+                    *scan = None;
+                }
+            }),
+            None => self.catch_up().map(drop),
+        };
+        if let Err(error) = &outcome {
+            error!(%error, "cannot read or write files in the background, will retry");
+            if scan.take().is_some() {
                 self.caretaker.set_scan_need(ScanNeed::Wanted);
-                false
             }
-            Some(Ok(true)) => {
-                *scan = None;
-                true
-            }
-            Some(Ok(false)) | None => true,
         }
+        outcome.is_ok()
     }
 
     /// Runs a checkpoint if there is anything for it.
@@ -235,21 +252,28 @@ impl Store {
     }
 
     /// Waits until the files have everything that was merged before the call.
+    ///
+    /// Histories that are still behind at the deadline are no error: nothing is lost, and the next start goes on with them.
     pub(crate) fn flush(&self, call: &Call) -> Result<()> {
         let target = self.log.end();
         let mut notes = self.caretaker.notes();
         let begun = notes.begun;
-        while notes.covered < target {
+        while notes.covered < target || notes.behind {
             // A checkpoint that had begun before may have failed for what is no longer so.
             if let Some(failure) = notes.failure.as_ref().filter(|_| notes.ended > begun) {
                 return Err(Error::unavailable(failure));
             }
             let left = call.remaining();
             if left.is_zero() || notes.stop {
-                return Err(Error::unavailable("the record files are not written in time; everything is in the log"));
+                return match notes.covered < target {
+                    true => Err(Error::unavailable("the record files are not written in time, the log has the rest")),
+                    false => Ok(()),
+                };
             }
-            notes.wake = true;
-            self.caretaker.called.notify_all();
+            if notes.covered < target {
+                notes.wake = true;
+                self.caretaker.called.notify_all();
+            }
             let pause = left.min(INTERVAL);
             notes = self.caretaker.finished.wait_timeout(notes, pause).unwrap_or_else(PoisonError::into_inner).0;
         }

@@ -2,16 +2,19 @@
 //!
 //! Its steps are separate functions since a crash may come between any two of them: until the last one is done the log
 //! still has everything. Only the caretaker runs them, one checkpoint at a time.
+//!
+//! Each evaluation costs two files, that of its record and that of its history. When merges come faster than both can
+//! be written, the histories wait: the index remembers which, and `histories.rs` catches up when there is time.
 
 use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use storage_plugin_api::{Durability, Error, Result, State};
+use storage_plugin_api::{Durability, Error, Record, Result, State};
 
 use crate::caretaker::ScanNeed;
 use crate::directory::{Directory, file_name};
-use crate::index::{Change, Row, Stamp};
+use crate::index::{Change, Row, Stamp, Update};
 use crate::log::remedy;
 use crate::record_file;
 use crate::store::{Store, Stored};
@@ -24,6 +27,8 @@ pub(crate) struct Checkpoint {
     taken: Vec<Arc<str>>,
     written: Vec<Arc<str>>,
     changes: Vec<Change>,
+    /// The files of the histories are left for later.
+    without_histories: bool,
 }
 
 impl Store {
@@ -52,7 +57,8 @@ impl Store {
         let gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         let (position, taken) = (self.log.end().min(up_to), self.pending.take_dirty());
         drop(gate);
-        Checkpoint { position, taken, written: Vec::new(), changes: Vec::new() }
+        let without_histories = self.pending.is_filling();
+        Checkpoint { position, taken, written: Vec::new(), changes: Vec::new(), without_histories }
     }
 
     /// Writes the files of what was taken, as it is by now.
@@ -66,7 +72,7 @@ impl Store {
             checkpoint.written.push(Arc::clone(id));
             match state {
                 Some(state) => {
-                    self.write_evaluation(id, &state)?;
+                    self.write_evaluation(id, &state, !checkpoint.without_histories)?;
                     checkpoint.changes.push((Arc::clone(id), Some(Row::of(&state))));
                 }
                 None => {
@@ -90,7 +96,15 @@ impl Store {
             // While there may be files that the index does not know, it must not look as if it knew all.
             let is_all = self.caretaker.scan_need() == ScanNeed::None && self.index.is_whole();
             let stamp = is_all.then(|| Stamp { directory_modified: modified, written: now() });
-            self.index.apply(&checkpoint.changes, stamp).inspect_err(|_| self.look_after_index())?;
+            let (behind, caught_up): (&[_], &[_]) = match checkpoint.without_histories {
+                true => (&checkpoint.written, &[]),
+                // If none is behind, there is none to take out.
+                false if self.caretaker.is_behind() => (&[], &checkpoint.written),
+                false => (&[], &[]),
+            };
+            let update = Update { changes: &checkpoint.changes, behind, caught_up, stamp, ..Update::default() };
+            self.index.apply(update).inspect_err(|_| self.look_after_index())?;
+            self.caretaker.set_behind(checkpoint.without_histories);
         }
         self.caretaker.set_last_modified(modified);
         Ok(())
@@ -105,7 +119,11 @@ impl Store {
 
     /// Makes the files durable.
     pub(crate) fn sync_files(&self, checkpoint: &Checkpoint) -> Result<()> {
-        if checkpoint.written.is_empty() || self.durability == Durability::Volatile {
+        if checkpoint.written.is_empty() { Ok(()) } else { self.sync_directories() }
+    }
+
+    pub(crate) fn sync_directories(&self) -> Result<()> {
+        if self.durability == Durability::Volatile {
             return Ok(());
         }
         let evaluations = &self.directories.evaluations;
@@ -122,14 +140,17 @@ impl Store {
     }
 
     /// The record before its history: until it has a state, the history beside it is somebody else's.
-    fn write_evaluation(&self, id: &str, state: &State) -> Result<()> {
-        let (files, name) = (record_file::encode(id, state), file_name(id));
-        for (directory, text) in
-            [(&self.directories.evaluations, &files.evaluation), (&self.directories.events, &files.events)]
-        {
-            directory.replace(&name, text.as_bytes()).map_err(|cause| file_error("write", directory, &name, &cause))?;
+    fn write_evaluation(&self, id: &str, state: &State, with_history: bool) -> Result<()> {
+        let (record, name) = (Record::of(id, state), file_name(id));
+        self.write_file(&self.directories.evaluations, &name, &record_file::encode(&record, state))?;
+        match with_history {
+            true => self.write_file(&self.directories.events, &name, &record_file::encode_history(&record.history)),
+            false => Ok(()),
         }
-        Ok(())
+    }
+
+    pub(crate) fn write_file(&self, directory: &Directory, name: &str, text: &str) -> Result<()> {
+        directory.replace(name, text.as_bytes()).map_err(|cause| file_error("write", directory, name, &cause))
     }
 
     fn remove_evaluation(&self, id: &str) -> Result<()> {

@@ -17,6 +17,8 @@ use storage_plugin_api::{Record, State, Status};
 const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rows");
 /// (status, created, id).
 const ORDER: TableDefinition<'_, Key<'_>, ()> = TableDefinition::new("order");
+/// Ids whose files of the history are behind their records.
+const BEHIND: TableDefinition<'_, &str, ()> = TableDefinition::new("behind");
 /// Facts about the index itself.
 const FACTS: TableDefinition<'_, &str, i64> = TableDefinition::new("facts");
 
@@ -61,6 +63,20 @@ pub(crate) struct Stamp {
     pub(crate) written: i64,
 }
 
+/// What one transaction changes.
+#[derive(Debug, Default)]
+pub(crate) struct Update<'a> {
+    pub(crate) changes: &'a [Change],
+    /// Ids whose files of the history are behind from now on.
+    pub(crate) behind: &'a [Arc<str>],
+    /// Ids whose files of the history are as they should be.
+    pub(crate) caught_up: &'a [Arc<str>],
+    /// From when the rows are; what was said last is kept if there is none.
+    pub(crate) stamp: Option<Stamp>,
+    /// Every file is in the index.
+    pub(crate) whole: bool,
+}
+
 /// The index.
 pub(crate) struct Index {
     database: Database,
@@ -71,6 +87,7 @@ pub(crate) struct View {
     rows: ReadOnlyTable<&'static str, &'static [u8]>,
     order: ReadOnlyTable<Key<'static>, ()>,
     facts: ReadOnlyTable<&'static str, i64>,
+    behind: ReadOnlyTable<&'static str, ()>,
 }
 
 impl Row {
@@ -123,6 +140,7 @@ impl Index {
                 transaction.open_table(ROWS)?;
                 transaction.open_table(ORDER)?;
                 transaction.open_table(FACTS)?;
+                transaction.open_table(BEHIND)?;
                 transaction.commit()?;
                 Ok((index, false))
             }
@@ -132,48 +150,29 @@ impl Index {
         }
     }
 
-    /// Takes over rows and says from when they are, in one transaction. Rows that are there may be kept.
-    pub(crate) fn apply(&self, changes: &[Change], stamp: Option<Stamp>, whole: bool) -> Result<(), redb::Error> {
+    /// Brings the index up to date in one durable transaction.
+    pub(crate) fn apply(&self, update: &Update<'_>) -> Result<(), redb::Error> {
         let transaction = self.begin_write()?;
+        let counts = change_rows(&transaction, update.changes)?;
         {
-            let mut rows = transaction.open_table(ROWS)?;
-            let mut order = transaction.open_table(ORDER)?;
-            let mut facts = transaction.open_table(FACTS)?;
-            let mut counts = [0_i64; 8];
-            for (id, row) in changes {
-                let before = match row {
-                    Some(row) => rows.insert(&**id, &*row.to_bytes())?.and_then(|row| Row::from_bytes(row.value())),
-                    None => rows.remove(&**id)?.and_then(|row| Row::from_bytes(row.value())),
-                };
-                if before.as_ref() == row.as_ref() {
-                    continue;
-                }
-                if let Some(before) = &before {
-                    counts[usize::from(before.status & 7)] -= 1;
-                }
-                if let Some(row) = row {
-                    counts[usize::from(row.status & 7)] += 1;
-                }
-                let place = |row: &Row| (row.status, row.created);
-                if before.as_ref().map(place) != row.as_ref().map(place) {
-                    if let Some(before) = before {
-                        order.remove((before.status, before.created, &**id))?;
-                    }
-                    if let Some(row) = row {
-                        order.insert((row.status, row.created, &**id), ())?;
-                    }
-                }
+            let mut behind = transaction.open_table(BEHIND)?;
+            for id in update.behind {
+                behind.insert(&**id, ())?;
             }
+            for id in update.caught_up {
+                behind.remove(&**id)?;
+            }
+            let mut facts = transaction.open_table(FACTS)?;
             for (code, change) in counts.iter().enumerate().filter(|(_, change)| **change != 0) {
                 let key = format!("{FACT_COUNT}{code}");
                 let count = facts.get(&*key)?.map_or(0, |count| count.value());
                 facts.insert(&*key, count + change)?;
             }
-            if let Some(stamp) = stamp {
+            if let Some(stamp) = update.stamp {
                 facts.insert(FACT_DIRECTORY, stamp.directory_modified)?;
                 facts.insert(FACT_WRITTEN, stamp.written)?;
             }
-            if whole {
+            if update.whole {
                 facts.insert(FACT_FORMAT, FORMAT)?;
             }
         }
@@ -187,6 +186,7 @@ impl Index {
             rows: transaction.open_table(ROWS)?,
             order: transaction.open_table(ORDER)?,
             facts: transaction.open_table(FACTS)?,
+            behind: transaction.open_table(BEHIND)?,
         })
     }
 
@@ -202,7 +202,40 @@ impl Index {
     }
 }
 
+/// Puts in, replaces and removes rows. Answers by how much each status has more of them.
+fn change_rows(transaction: &WriteTransaction, changes: &[Change]) -> Result<[i64; 8], redb::Error> {
+    let mut rows = transaction.open_table(ROWS)?;
+    let mut order = transaction.open_table(ORDER)?;
+    let mut counts = [0; 8];
+    for (id, row) in changes {
+        let before = match row {
+            Some(row) => rows.insert(&**id, &*row.to_bytes())?.and_then(|row| Row::from_bytes(row.value())),
+            None => rows.remove(&**id)?.and_then(|row| Row::from_bytes(row.value())),
+        };
+        let place = |row: &Row| (row.status, row.created);
+        let (old, new) = (before.as_ref().map(place), row.as_ref().map(place));
+        if old == new {
+            continue;
+        }
+        if let Some((status, created)) = old {
+            counts[usize::from(status & 7)] -= 1;
+            order.remove((status, created, &**id))?;
+        }
+        if let Some((status, created)) = new {
+            counts[usize::from(status & 7)] += 1;
+            order.insert((status, created, &**id), ())?;
+        }
+    }
+    Ok(counts)
+}
+
 impl View {
+    /// Ids whose files of the history are behind, at most so many.
+    pub(crate) fn behind(&self, limit: usize) -> Result<Vec<Arc<str>>, redb::Error> {
+        let entries = self.behind.iter()?.take(limit);
+        entries.map(|entry| Ok(Arc::from(entry?.0.value()))).collect()
+    }
+
     pub(crate) fn row(&self, id: &str) -> Result<Option<Row>, redb::Error> {
         Ok(self.rows.get(id)?.and_then(|row| Row::from_bytes(row.value())))
     }

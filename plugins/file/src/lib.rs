@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! evaluations/<id>.json   the record, and the state under the key `state`     (record_file.rs, adopt.rs)
-//! events/<id>.json        the history, for readers                            (record_file.rs)
+//! events/<id>.json        the history, for readers                            (record_file.rs, histories.rs)
 //! log/<number>.log        what the files do not have yet, synced              (log.rs, entry.rs, replay.rs)
 //! index.redb              what lists and counts need                          (index.rs, shared_index.rs, scan.rs)
 //! corrupt/                damaged files, set aside                            (store.rs)
@@ -18,6 +18,7 @@ mod caretaker;
 mod checkpoint;
 mod directory;
 mod entry;
+mod histories;
 mod index;
 mod list;
 mod log;

@@ -5,7 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use storage_plugin_api::{Body, Record, Reference, State, Status, StoredError, body::sha256, format_time, json, names};
+use storage_plugin_api::{
+    Body, HistoryEntry, Record, Reference, State, Status, StoredError, body::sha256, format_time, json, names,
+};
 
 /// Begins the location of a body that the record shows; the record's key follows.
 const IN_RECORD: &str = "record:";
@@ -21,22 +23,19 @@ pub(crate) enum ReadError {
     Newer(String),
 }
 
-/// The two files of an evaluation.
-pub(crate) struct Files {
-    pub(crate) evaluation: String,
-    pub(crate) events: String,
-}
-
-/// Writes the files of an evaluation.
-pub(crate) fn encode(id: &str, state: &State) -> Files {
-    let record = Record::of(id, state);
+/// Writes the file of an evaluation.
+pub(crate) fn encode(record: &Record, state: &State) -> String {
     let bodies = [&record.code, &record.output, &record.error].map(|body| body.as_ref().map_or(0, String::len));
     let mut writer = Writer { out: String::with_capacity(2048 + bodies.iter().sum::<usize>() * 9 / 8) };
-    write_record(&mut writer, &record);
+    write_record(&mut writer, record);
     writer.raw("state", &referring(state, record.status).to_canonical_json());
     writer.out.push_str("\n}\n");
-    let events = to_json(&record.history);
-    Files { evaluation: to_ascii(writer.out), events: to_ascii(events) }
+    to_ascii(writer.out)
+}
+
+/// Writes the file of an evaluation's history.
+pub(crate) fn encode_history(history: &[HistoryEntry]) -> String {
+    to_ascii(to_json(&history))
 }
 
 /// Reads the state of a file; none if it has none, so that somebody else wrote it.
@@ -256,26 +255,31 @@ mod tests {
         state
     }
 
-    fn read(files: &Files) -> State {
-        decode(files.evaluation.as_bytes()).expect("whole").expect("with a state")
+    fn encoded(state: &State) -> String {
+        encode(&Record::of("a", state), state)
+    }
+
+    fn read(file: &str) -> State {
+        decode(file.as_bytes()).expect("whole").expect("with a state")
     }
 
     #[test]
     fn a_state_is_read_as_it_was_written() {
         let state = finished();
 
-        let files = encode("a", &state);
+        let file = encoded(&state);
 
-        assert_eq!(read(&files).to_canonical_json(), state.to_canonical_json());
-        assert!(files.evaluation.is_ascii() && files.events.is_ascii());
-        assert_eq!(files.evaluation.matches("42\\n").count(), 1, "a body that the record shows is there once");
+        assert_eq!(read(&file).to_canonical_json(), state.to_canonical_json());
+        assert!(file.is_ascii());
+        assert_eq!(file.matches("42\\n").count(), 1, "a body that the record shows is there once");
     }
 
     #[test]
     fn the_record_has_the_keys_that_readers_know() {
-        let files = encode("a", &finished());
+        let state = finished();
+        let history = encode_history(&Record::of("a", &state).history);
 
-        let record: serde_json::Value = serde_json::from_str(&files.evaluation).expect("JSON");
+        let record: serde_json::Value = serde_json::from_str(&encoded(&state)).expect("JSON");
         for (key, value) in [
             ("id", "a"),
             ("status", "completed"),
@@ -290,14 +294,13 @@ mod tests {
         }
         assert_eq!(record["metadata"]["ä"]["a"].to_string(), "1.50");
         assert!(record.get("error").is_none(), "an outcome that lost is not shown");
-        let events: serde_json::Value = serde_json::from_str(&files.events).expect("JSON");
+        let events: serde_json::Value = serde_json::from_str(&history).expect("JSON");
         assert_eq!((&events[0]["type"], &events[0]["message"]), (&"queued".into(), &"Queued".into()));
     }
 
     #[test]
     fn a_changed_body_is_damage() {
-        let files = encode("a", &finished());
-        let changed = files.evaluation.replace("42\\n", "43\\n");
+        let changed = encoded(&finished()).replace("42\\n", "43\\n");
 
         assert!(matches!(decode(changed.as_bytes()), Err(ReadError::Corrupt(reason)) if reason.contains("output")));
     }
@@ -312,8 +315,7 @@ mod tests {
 
     #[test]
     fn a_newer_state_is_not_called_damaged() {
-        let files = encode("a", &finished());
-        let newer = files.evaluation.replace("\"format\":1", "\"format\":2");
+        let newer = encoded(&finished()).replace("\"format\":1", "\"format\":2");
 
         assert!(matches!(decode(newer.as_bytes()), Err(ReadError::Newer(_))));
     }
@@ -327,6 +329,6 @@ mod tests {
         let value = Value::Body(Body::reference(reference));
         state.set(Register { name: "cancelled/output".into(), rule: Rule::First, stage: 0, stamp, value });
 
-        assert_eq!(read(&encode("a", &state)).to_canonical_json(), state.to_canonical_json());
+        assert_eq!(read(&encoded(&state)).to_canonical_json(), state.to_canonical_json());
     }
 }

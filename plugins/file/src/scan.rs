@@ -10,8 +10,8 @@ use tracing::{info, warn};
 
 use crate::caretaker::ScanNeed;
 use crate::checkpoint::{nanoseconds, now};
-use crate::directory::{file_name, is_valid_id};
-use crate::index::{Change, Row, Stamp, View};
+use crate::directory::{Directory, file_name, is_valid_id};
+use crate::index::{Change, Row, Stamp, Update, View};
 use crate::store::{Store, Stored};
 
 /// Names looked at in one step.
@@ -59,14 +59,17 @@ impl Scan {
                 let changes = self.read_files(store, &names)?;
                 self.found += changes.len() as u64;
                 store.index.count_scanned(names.len() as u64);
+                let behind: Vec<_> =
+                    changes.iter().map(|(id, _)| id).filter(|id| is_history_behind(store, id)).cloned().collect();
+                store.caretaker.set_behind(!behind.is_empty());
                 if !changes.is_empty() {
-                    store.index.apply(&changes, None)?;
+                    store.index.apply(Update { changes: &changes, behind: &behind, ..Update::default() })?;
                 }
             }
             Stage::Rows(after) => {
                 let (changes, last) = rows_without_files(store, after.as_deref())?;
                 if !changes.is_empty() {
-                    store.index.apply(&changes, None)?;
+                    store.index.apply(Update { changes: &changes, ..Update::default() })?;
                 }
                 match last {
                     Some(last) => self.stage = Stage::Rows(Some(last)),
@@ -128,7 +131,8 @@ impl Scan {
         // Unless somebody put more files there meanwhile.
         let is_all = store.caretaker.scan_need() == ScanNeed::Running;
         let directory_modified = store.caretaker.last_modified().unwrap_or(0);
-        store.index.apply(&changes, is_all.then_some(Stamp { directory_modified, written: self.began }))?;
+        let stamp = is_all.then_some(Stamp { directory_modified, written: self.began });
+        store.index.apply(Update { changes: &changes, stamp, ..Update::default() })?;
         if is_all {
             store.caretaker.set_scan_need(ScanNeed::None);
         }
@@ -137,6 +141,14 @@ impl Scan {
         }
         Ok(())
     }
+}
+
+/// True if the file of the history was not written after that of the record. That of an adopted record is left alone.
+fn is_history_behind(store: &Store, id: &str) -> bool {
+    let name = file_name(id);
+    let modified = |directory: &Directory| std::fs::metadata(directory.path_of(&name))?.modified();
+    let Ok(record) = modified(&store.directories.evaluations) else { return false };
+    modified(&store.directories.events).map_or(true, |history| history < record) && store.has_own_file(id)
 }
 
 /// Rows of which there is no file any more, and where to go on.

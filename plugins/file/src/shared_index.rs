@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use storage_plugin_api::{Error, Result};
 use tracing::warn;
 
-use crate::index::{Change, Index, Stamp, View};
+use crate::index::{Index, Update, View};
 
 /// The index of a store.
 pub(crate) struct SharedIndex {
@@ -45,7 +45,7 @@ impl SharedIndex {
     }
 
     /// See [`Index::apply`]. The index is opened again by itself after a failure.
-    pub(crate) fn apply(&self, changes: &[Change], stamp: Option<Stamp>) -> Result<()> {
+    pub(crate) fn apply(&self, update: Update<'_>) -> Result<()> {
         let current = match self.current() {
             Ok(current) => current,
             Err(_) => {
@@ -53,7 +53,7 @@ impl SharedIndex {
                 self.current()?
             }
         };
-        current.apply(changes, stamp, self.is_whole()).map_err(|error| {
+        current.apply(&Update { whole: self.is_whole(), ..update }).map_err(|error| {
             // After a failure the database refuses everything until it is opened again.
             self.close();
             self.failed(&error)

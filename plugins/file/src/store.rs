@@ -259,6 +259,12 @@ impl Store {
         })
     }
 
+    /// True if the file of an evaluation was written by us.
+    pub(crate) fn has_own_file(&self, id: &str) -> bool {
+        let bytes = self.directories.evaluations.read(&file_name(id));
+        matches!(bytes.map(|bytes| bytes.map(|bytes| record_file::decode(&bytes))), Ok(Some(Ok(Some(_)))))
+    }
+
     fn set_aside(&self, id: &str, reason: &str) -> Result<()> {
         let name = file_name(id);
         let Directories { evaluations, corrupt, .. } = &self.directories;

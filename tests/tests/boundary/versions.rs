@@ -1,5 +1,7 @@
 //! Plugins of an older and a newer minor version run; of another major version or layout they are refused in words.
 
+use std::process::Command;
+
 use serde_json::json;
 use storage_worker_tests::confirmations::Confirmations;
 use storage_worker_tests::process::plugin_path;
@@ -33,15 +35,20 @@ fn a_plugin_of_a_newer_minor_version_and_one_of_an_older_run() {
     let redis = RedisServer::start();
     let newer = Variant::new().of_api("1.1.0").with_more_functions();
     let newer_plugin = newer.build_memory();
-    let newer_worker = newer.build("storage-worker", "storage-worker");
+    let newer_loader = newer.build_loader();
 
     stores_an_event(&with_plugin(&redis.url(), &newer_plugin), &redis);
-    stores_an_event(&with_plugin(&redis.url(), &plugin_path("memory")).run_by(&newer_worker), &redis);
+    for plugin in [newer_plugin, plugin_path("memory")] {
+        let output = Command::new(&newer_loader).arg(&plugin).output().expect("start the loader");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && text.contains("merged: created"), "{}: {text}", plugin.display());
+    }
 }
 
 #[test]
 fn a_plugin_of_another_major_version_is_refused_in_three_lines() {
-    let plugin = Variant::new().of_api("2.0.0").build_memory();
+    let variant = Variant::new().of_api("2.0.0");
+    let plugin = variant.build_memory();
 
     let (status, text) = check(&with_plugin("redis://127.0.0.1:1", &plugin));
 
@@ -53,15 +60,15 @@ fn a_plugin_of_another_major_version_is_refused_in_three_lines() {
 
 #[test]
 fn a_plugin_of_another_layout_is_refused_and_the_type_is_named() {
-    let plugin = Variant::new()
+    let variant = Variant::new()
         .replace(
             "plugin-api/src/abi.rs",
             "    pub attempt: u32,\n    pub flags: u32,\n",
             "    pub attempt: u64,\n    pub flags: u64,\n",
         )
         .replace("plugin-api/src/convert.rs", "attempt: call.attempt,", "attempt: u64::from(call.attempt),")
-        .replace("plugin-api/src/convert.rs", "attempt: context.attempt }", "attempt: 0 }")
-        .build_memory();
+        .replace("plugin-api/src/convert.rs", "attempt: context.attempt }", "attempt: 0 }");
+    let plugin = variant.build_memory();
 
     let (status, text) = check(&with_plugin("redis://127.0.0.1:1", &plugin));
 
@@ -73,7 +80,8 @@ fn a_plugin_of_another_layout_is_refused_and_the_type_is_named() {
 
 #[test]
 fn a_plugin_whose_panics_abort_is_refused() {
-    let plugin = Variant::new().with_profile("[dev]\npanic = \"abort\"\nopt-level = 0\ndebug = false\n").build_memory();
+    let variant = Variant::new().that_aborts();
+    let plugin = variant.build_memory();
 
     let (status, text) = check(&with_plugin("redis://127.0.0.1:1", &plugin));
 

@@ -12,6 +12,7 @@ use storage_worker::source::Source;
 use storage_worker::source::config::RedisConfig;
 use storage_worker::source::pubsub::PubSub;
 use storage_worker::source::redis_client::RedisClient;
+use storage_worker::telemetry::metrics::Metrics;
 use storage_worker::worker::config::{Config, DeadLettersConfig};
 use storage_worker::worker::{Left, Parts, Served, Worker};
 use storage_worker_tests::confirmations::Confirmations;
@@ -79,6 +80,7 @@ impl Fixture {
             parallel_calls: 64,
             redis: client,
             dead_letters,
+            metrics: Metrics::new(),
         };
         let worker = Worker::start(config, parts, runtime.handle()).expect("start the worker");
         let fixture = Self { worker, confirmations, redis, runtime, directory };

@@ -316,3 +316,32 @@ fn the_cache_and_what_is_unwritten_stay_bounded() {
     let cached = store.pending.cached_bytes();
     assert!(cached > 0 && cached <= LIMITS.max_cached_bytes, "{cached}");
 }
+
+#[test]
+fn histories_that_wait_under_load_are_caught_up_with_even_after_a_restart() {
+    let directory = directory();
+    let path = directory.path();
+    let history = |number: i32| path.join(format!("events/e-{number}.json"));
+    {
+        let (store, _lock) = open_still(path);
+        let mut large = queued("q", START);
+        large.set_text(&EventStamp::new(START, "q"), "completed/output", "x".repeat(10_000));
+        for number in 0..40 {
+            merge_into(&store, &format!("e-{number}"), &large);
+        }
+        store.checkpoint(u64::MAX).expect("written");
+        assert!(path.join("evaluations/e-0.json").exists());
+        assert!(!history(0).exists(), "the history waits");
+        // One that is written again when there is time is no longer behind.
+        merge_into(&store, "e-1", &ended("c", START, Status::Completed));
+        store.checkpoint(u64::MAX).expect("written");
+        assert!(history(1).exists() && !history(2).exists());
+        store.delete(&call(), &[Delete { id: "e-2", digest: None }]).expect("deleted");
+    }
+
+    let backend = open(path);
+    backend.flush(&call()).expect("flushed");
+
+    assert!((0..40).all(|number| history(number).exists() == (number != 2)));
+    assert_eq!(backend.health().details["histories_behind"], false);
+}

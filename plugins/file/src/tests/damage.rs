@@ -100,11 +100,14 @@ fn a_lost_or_damaged_index_is_made_anew() {
             None => std::fs::remove_file(&path).expect("removed"),
             Some(bytes) => std::fs::write(&path, bytes).expect("damaged"),
         }
+        let history = directory.path().join("events/a.json");
+        std::fs::remove_file(&history).expect("removed");
 
         let backend = open(directory.path());
 
         assert_eq!(ids(&backend, &Query { limit: 1, ..Query::default() }), ["a", "b"]);
         assert_eq!(backend.counts(&call()).expect("counted").by_status, [("queued".to_owned(), 2)].into());
+        eventually("a history that is missing is written", || history.exists());
     }
 }
 
