@@ -22,6 +22,8 @@ pub(crate) struct Options {
     pub(crate) runs: usize,
     /// Events of one run.
     pub(crate) events: u64,
+    /// Events of one run that stores them in files; some file systems take long to remove those.
+    pub(crate) file_events: u64,
     /// Seconds of one run at a steady rate.
     pub(crate) seconds: u64,
     /// Events of the row `load`.
@@ -36,15 +38,23 @@ impl Options {
     /// # Errors
     /// The argument that is not known.
     pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
-        let mut options =
-            Self { rows: Vec::new(), runs: 5, events: 60_000, seconds: 3, load_events: 300_000, many: 100_000 };
+        let mut options = Self {
+            rows: Vec::new(),
+            runs: 5,
+            events: 120_000,
+            file_events: 15_000,
+            seconds: 3,
+            load_events: 300_000,
+            many: 100_000,
+        };
         for argument in arguments {
             match &*argument {
                 // Cargo says so to every benchmark.
                 "--bench" => {}
                 "--help" => return Ok(None),
                 "--quick" => {
-                    (options.runs, options.events, options.seconds) = (3, 21_000, 1);
+                    (options.runs, options.events, options.file_events) = (3, 30_000, 6000);
+                    options.seconds = 1;
                     (options.load_events, options.many) = (60_000, 30_000);
                 }
                 "--full" => (options.load_events, options.many) = (1_000_000, 1_000_000),

@@ -1,5 +1,6 @@
 //! What is measured: the worker, or the bare loop that it is compared with, each a process of its own.
 
+use std::any::Any;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -29,15 +30,15 @@ impl Store {
 
 /// A running process that confirms events.
 pub(crate) enum Side {
-    Worker { worker: Box<Worker>, _setup: Setup },
-    BareLoop { process: Process, _directory: TempDir },
+    Worker { worker: Box<Worker>, setup: Setup },
+    BareLoop { process: Process, directory: TempDir },
 }
 
 impl Side {
     /// Starts the worker with an empty backend, and waits until it is ready.
     pub(crate) fn worker(redis: &RedisServer, store: Store) -> Self {
         let setup = setup(redis, store);
-        Self::Worker { worker: Box::new(setup.start()), _setup: setup }
+        Self::Worker { worker: Box::new(setup.start()), setup }
     }
 
     /// Starts the bare loop, and waits until it has subscribed.
@@ -58,7 +59,21 @@ impl Side {
                 .expect("ask for subscribers");
             counts.iter().all(|(_, count)| *count > 0)
         });
-        Self::BareLoop { process, _directory: directory }
+        Self::BareLoop { process, directory }
+    }
+
+    /// Ends it, and gives what it stored, which is removed when dropped: with many files that can take long.
+    pub(crate) fn end(self) -> Box<dyn Any> {
+        match self {
+            Self::Worker { worker, setup } => {
+                worker.kill();
+                Box::new(setup)
+            }
+            Self::BareLoop { process, directory } => {
+                drop(process);
+                Box::new(directory)
+            }
+        }
     }
 
     /// Its process id.

@@ -1,5 +1,7 @@
 //! Events per second at saturation, the worker against the bare loop, and the CPU that each spends on them.
 
+use std::any::Any;
+
 use storage_worker_tests::redis_server::RedisServer;
 
 use crate::drive::{Driver, publisher_alone};
@@ -23,12 +25,17 @@ pub(crate) fn measure(options: &Options, store: Store, least: f64, aim: f64) {
     for (kind, load) in [(Kind::New, "a new evaluation per event"), (Kind::Lifecycles, "lifecycles")] {
         report::row(store.name(), format_args!("pub/sub -> {}, {load}", store.name()));
         let redis = RedisServer::start();
-        let events = whole_lives(options.events);
+        let events = whole_lives(match store {
+            Store::Memory => options.events,
+            Store::File => options.file_events,
+        });
         let alone = publisher_alone(&redis, Traffic { kind, first: 0 }, events);
         let (mut worker, mut bare) = (Runs::default(), Runs::default());
+        // Removed at the end, so that it does not disturb the runs.
+        let mut remains = Vec::new();
         for _ in 0..options.runs {
-            run(&redis, Side::bare_loop(&redis, store), kind, events, &mut bare);
-            run(&redis, Side::worker(&redis, store), kind, events, &mut worker);
+            remains.push(run(&redis, Side::bare_loop(&redis, store), kind, events, &mut bare));
+            remains.push(run(&redis, Side::worker(&redis, store), kind, events, &mut worker));
         }
         let [worker_rate, bare_rate] = [&worker, &bare].map(|runs| Samples::new(runs.per_second.clone()));
         report::figure("worker, events/s", worker_rate.show(0));
@@ -41,7 +48,7 @@ pub(crate) fn measure(options: &Options, store: Store, least: f64, aim: f64) {
     }
 }
 
-fn run(redis: &RedisServer, side: Side, kind: Kind, events: u64, runs: &mut Runs) {
+fn run(redis: &RedisServer, side: Side, kind: Kind, events: u64, runs: &mut Runs) -> Box<dyn Any> {
     let mut driver = Driver::connect(redis);
     driver.saturate(Traffic { kind, first: 0 }, WARM_UP);
     let cpu = side.cpu();
@@ -49,4 +56,5 @@ fn run(redis: &RedisServer, side: Side, kind: Kind, events: u64, runs: &mut Runs
     let cpu = side.cpu() - cpu;
     runs.per_second.push(events as f64 / time.as_secs_f64());
     runs.cpu_ms_per_1000.push(cpu.as_secs_f64() * 1e6 / events as f64);
+    side.end()
 }
