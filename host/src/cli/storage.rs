@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use serde::Serialize;
 use serde_json::Value;
 use storage_plugin_api::{Call, HistoryEntry};
@@ -11,8 +11,11 @@ use crate::app;
 use crate::config::Loaded;
 use crate::http::client::{Client, ClientError, escape};
 use crate::storage::read::{self, PageRequest};
-use crate::storage::{Current, Tree};
+use crate::storage::{Current, OpenError, Tree};
 use crate::telemetry::metrics::Metrics;
+
+/// What an attempt to open may take beyond its time until its reason is known.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Reads what is stored.
 pub(crate) enum Reader {
@@ -88,15 +91,15 @@ impl Direct {
         let metrics = Metrics::new();
         let plan = app::plan(loaded, &metrics)?;
         let config = &loaded.config.storage;
-        let (current, limit) = (Current::opening(), Instant::now() + config.open_timeout);
-        // A worker waits for its storage however long; a command says what it waits for and gives up.
-        let tree = plan.open(&metrics, Some(&current), &|| Instant::now() >= limit).with_context(|| {
-            let waited = current.tree().err().unwrap_or_default();
-            format!(
-                "no worker listens on `{}`, and storage cannot be opened here ({waited})",
-                loaded.config.admin.listen
-            )
-        })?;
+        let current = Current::opening();
+        // A worker waits for its storage however long; a command gives up once every backend had its time.
+        let limit = Instant::now() + config.open_timeout + GRACE;
+        let opened = plan.open(&metrics, Some(&current), &|| Instant::now() >= limit);
+        let context = || format!("no worker listens on `{}`, so storage is opened here", loaded.config.admin.listen);
+        let tree = match (opened, current.tree()) {
+            (Err(OpenError::Stopped), Err(waited_for)) => return Err(anyhow!(waited_for).context(context())),
+            (opened, _) => opened.with_context(context)?,
+        };
         Ok(Self { tree, close_timeout: config.close_timeout, call_timeout: config.call_timeout })
     }
 

@@ -1,4 +1,4 @@
-//! What is stored of an evaluation, and the one operation that changes it: [`State::merge`].
+//! What is stored of an evaluation, and the one operation that changes it: [`State::merge`](crate::State::merge).
 //!
 //! An event says a part of an evaluation: `queued` knows the code, `completed` knows the output. So an event *is* a
 //! small state, and storing it is a join: commutative, associative, idempotent. Duplicates do no harm, order does not

@@ -19,10 +19,11 @@ use crate::blobs::Blobs;
 use crate::caretaker::ScanNeed;
 use crate::directory::{Directories, is_valid_id};
 use crate::entry::Entry;
-use crate::log::{Log, OldSegment, segments};
+use crate::log::{Log, remedy};
 use crate::options::{Options, Sync};
 use crate::replay::replay;
 use crate::scan::Scan;
+use crate::segment::{self, OldSegment};
 use crate::shared_index::SharedIndex;
 use crate::store::{Limits, Store};
 
@@ -173,10 +174,12 @@ impl Drop for FileBackend {
 pub(crate) fn open_store(options: &Options, deadline: Instant, limits: Limits) -> Result<(Store, File)> {
     let path = &options.path;
     let failed = |cause: io::Error| {
-        Error::configuration(format_args!(
-            "cannot open the directory `{}`: {cause}; it must be there or possible to make, and writable",
-            path.display()
-        ))
+        let message = format!("cannot open the directory `{}`: {cause}; {}", path.display(), remedy(&cause));
+        match cause.kind() {
+            // Passes without a change of the configuration.
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::unavailable(message),
+            _ => Error::configuration(message),
+        }
     };
     std::fs::create_dir_all(path).map_err(failed)?;
     let lock = lock(path, deadline)?;
@@ -185,7 +188,7 @@ pub(crate) fn open_store(options: &Options, deadline: Instant, limits: Limits) -
         Sync::Batch => Durability::Durable,
         Sync::None => Durability::Volatile,
     };
-    let old = segments(&directories.log()).map_err(failed)?;
+    let old = segment::list(&directories.log()).map_err(failed)?;
     let log = Log::open(directories.log(), options.sync == Sync::Batch, &old).map_err(failed)?;
     let index = SharedIndex::open(directories.index())?;
     let store = Store::new(directories, log, index, limits, durability).map_err(failed)?;
@@ -233,7 +236,7 @@ fn replay_log(store: &Store, old: &[OldSegment]) -> Result<()> {
         let failed = |cause: io::Error| {
             Error::configuration(format_args!("cannot read the log `{}`: {cause}", segment.path.display()))
         };
-        entries += replay(&segment.path, |entry| replay_entry(store, &entry)).map_err(failed)?;
+        entries += replay(segment, |entry| replay_entry(store, entry)).map_err(failed)?;
         if store.pending.is_filling() {
             store.checkpoint(segment.end)?;
         }

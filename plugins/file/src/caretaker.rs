@@ -213,6 +213,7 @@ impl Store {
             }
             last = Instant::now();
             self.log.probe();
+            self.log.prepare();
             failed = self.checkpoint_if_needed().is_err();
             if stop {
                 return;

@@ -1,20 +1,20 @@
-//! One entry of the log: its bytes, and how they are read back.
+//! What is appended to the log at once, a *frame* of entries: its bytes, and how they are read back.
 //!
 //! ```text
-//! length u32 · crc32 u32 · body            (little-endian; the checksum is that of the body)
-//! body:     kind u8 · id · registers       kind 1: merge; kind 2: delete, without registers
+//! frame:    length u32 · checksum u32 · entries   (little-endian; crc32 of the entries, mixed with the segment's number)
+//! entry:    kind u8 · id · count u32 · registers  kind 1: merge; kind 2: delete, without registers
 //! register: flags u8 · stage u8 · time i64 · event id, unless it is the last one's · name · value · hash, if known
 //! text:     length u32 · UTF-8 bytes
 //! ```
 //! Binary and not the stored form, so that writing it neither escapes nor hashes a body: the log is on the way of every
-//! merge, and only read after a crash. `log.rs` keeps the files.
+//! merge, and only read after a crash. `log.rs` appends frames, `replay.rs` reads them.
 
 use std::sync::Arc;
 
 use storage_plugin_api::{Body, EventStamp, Hash, Item, Reference, Register, Rule, State, Value, ValueKind, names};
 
-/// Bytes before the body.
-pub(crate) const HEADER_BYTES: usize = 8;
+/// Bytes before the entries of a frame. As many zeros tell that no frame follows.
+pub(crate) const FRAME_HEADER: usize = 8;
 
 const KIND_MERGE: u8 = 1;
 const KIND_DELETE: u8 = 2;
@@ -34,93 +34,128 @@ pub(crate) enum Entry {
     Delete { id: String },
 }
 
-/// Appends the entry of a merge.
-pub(crate) fn push_merge(out: &mut Vec<u8>, item: &Item<'_>) {
-    let start = begin(out, KIND_MERGE, item.id());
-    let mut last_id = None;
-    for register in item.registers() {
-        let hash = register.known_hash().filter(|_| register.kind() == ValueKind::Text);
-        let mut flags = match register.kind() {
-            ValueKind::Json => 0,
-            ValueKind::Text => FLAG_TEXT,
-            ValueKind::Reference => FLAG_REFERENCE,
-        };
-        if register.rule() == Rule::Last {
-            flags |= FLAG_LAST;
-        }
-        if last_id == Some(register.event_id()) {
-            flags |= FLAG_SAME_EVENT;
-        }
-        if hash.is_some() {
-            flags |= FLAG_HASH;
-        }
-        out.extend([flags, register.stage()]);
-        out.extend(register.time().to_le_bytes());
-        if last_id != Some(register.event_id()) {
-            push_text(out, register.event_id());
-            last_id = Some(register.event_id());
-        }
-        push_text(out, register.name());
-        push_text(out, register.value());
-        if let Some(hash) = hash {
-            out.extend(hash);
+/// Entries that are appended at once.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    /// The header, the entries and the mark that no frame follows.
+    bytes: Vec<u8>,
+}
+
+impl Frame {
+    /// A frame without entries, with room for so many bytes of them.
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        let mut frame = Vec::with_capacity(bytes + 2 * FRAME_HEADER);
+        frame.extend([0; FRAME_HEADER]);
+        Self { bytes: frame }
+    }
+
+    /// Adds that an item was merged.
+    pub(crate) fn push_merge(&mut self, item: &Item<'_>) {
+        let out = &mut self.bytes;
+        push_head(out, KIND_MERGE, item.id(), item.registers().len());
+        let mut last_id = None;
+        for register in item.registers() {
+            let hash = register.known_hash().filter(|_| register.kind() == ValueKind::Text);
+            let is_same_event = last_id == Some(register.event_id());
+            let kind = match register.kind() {
+                ValueKind::Json => 0,
+                ValueKind::Text => FLAG_TEXT,
+                ValueKind::Reference => FLAG_REFERENCE,
+            };
+            let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+            let flags = kind
+                | flag(register.rule() == Rule::Last, FLAG_LAST)
+                | flag(is_same_event, FLAG_SAME_EVENT)
+                | flag(hash.is_some(), FLAG_HASH);
+            out.extend([flags, register.stage()]);
+            out.extend(register.time().to_le_bytes());
+            if !is_same_event {
+                push_text(out, register.event_id());
+                last_id = Some(register.event_id());
+            }
+            push_text(out, register.name());
+            push_text(out, register.value());
+            if let Some(hash) = hash {
+                out.extend(hash);
+            }
         }
     }
-    end(out, start);
+
+    /// Adds that an evaluation was deleted.
+    pub(crate) fn push_delete(&mut self, id: &str) {
+        push_head(&mut self.bytes, KIND_DELETE, id, 0);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.len() == FRAME_HEADER
+    }
+
+    /// The frame ready to be written, but for the number of its segment.
+    pub(crate) fn seal(mut self) -> Sealed {
+        let length = self.bytes.len();
+        let checksum = crc32fast::hash(&self.bytes[FRAME_HEADER..]);
+        self.bytes[..4].copy_from_slice(&to_u32(length - FRAME_HEADER).to_le_bytes());
+        self.bytes.extend([0; FRAME_HEADER]);
+        Sealed { bytes: self.bytes, checksum }
+    }
 }
 
-/// Appends the entry of a delete.
-pub(crate) fn push_delete(out: &mut Vec<u8>, id: &str) {
-    let start = begin(out, KIND_DELETE, id);
-    end(out, start);
+/// A frame that only lacks the number of its segment.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    bytes: Vec<u8>,
+    checksum: u32,
 }
 
-/// The length and the checksum of the body that follows a header.
-pub(crate) fn read_header(header: [u8; HEADER_BYTES]) -> (usize, u32) {
+impl Sealed {
+    /// The bytes to write into a segment: the frame, and the mark that none follows.
+    pub(crate) fn bytes_for(&mut self, segment: u64) -> &[u8] {
+        self.bytes[4..FRAME_HEADER].copy_from_slice(&(self.checksum ^ mix(segment)).to_le_bytes());
+        &self.bytes
+    }
+
+    /// How far the next frame stands behind the beginning of this one.
+    pub(crate) fn length(&self) -> u64 {
+        (self.bytes.len() - FRAME_HEADER) as u64
+    }
+}
+
+/// The length and the checksum of the entries that follow a header.
+pub(crate) fn read_header(header: [u8; FRAME_HEADER]) -> (usize, u32) {
     let [a, b, c, d, e, f, g, h] = header;
     (u32::from_le_bytes([a, b, c, d]) as usize, u32::from_le_bytes([e, f, g, h]))
 }
 
-/// Reads the body of an entry; none if it is not what was written.
-pub(crate) fn read_body(body: &[u8], checksum: u32) -> Option<Entry> {
-    if crc32fast::hash(body) != checksum {
+/// Reads the entries of a frame; none if they are not what was written into this segment.
+pub(crate) fn read_entries(entries: &[u8], checksum: u32, segment: u64) -> Option<Vec<Entry>> {
+    if crc32fast::hash(entries) ^ mix(segment) != checksum {
         return None;
     }
-    let mut reader = Reader { rest: body };
-    let kind = reader.byte()?;
-    let id = reader.text()?.to_owned();
-    match kind {
-        KIND_MERGE => {
-            let mut state = State::new();
-            let mut event_id: Arc<str> = "".into();
-            while !reader.rest.is_empty() {
-                state.set(reader.register(&mut event_id)?);
-            }
-            Some(Entry::Merge { id, state })
-        }
-        KIND_DELETE => reader.rest.is_empty().then_some(Entry::Delete { id }),
-        _ => None,
+    let mut reader = Reader { rest: entries };
+    let mut read = Vec::new();
+    while !reader.rest.is_empty() {
+        read.push(reader.entry()?);
     }
+    Some(read)
 }
 
-fn begin(out: &mut Vec<u8>, kind: u8, id: &str) -> usize {
-    let start = out.len();
-    out.extend([0; HEADER_BYTES]);
+/// Differs between segments: the file of a segment is used again, and what it held before must not be taken for its own.
+fn mix(segment: u64) -> u32 {
+    (segment as u32).wrapping_mul(0x9e37_79b1)
+}
+
+fn push_head(out: &mut Vec<u8>, kind: u8, id: &str, count: usize) {
     out.push(kind);
     push_text(out, id);
-    start
+    out.extend(to_u32(count).to_le_bytes());
 }
 
-fn end(out: &mut [u8], start: usize) {
-    let (header, body) = out[start..].split_at_mut(HEADER_BYTES);
-    let length = u32::try_from(body.len()).expect("a payload is limited to far less than 4 GiB");
-    header[..4].copy_from_slice(&length.to_le_bytes());
-    header[4..].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
+fn to_u32(length: usize) -> u32 {
+    u32::try_from(length).expect("a batch is limited to far less than 4 GiB")
 }
 
 fn push_text(out: &mut Vec<u8>, text: &str) {
-    let length = u32::try_from(text.len()).expect("a payload is limited to far less than 4 GiB");
-    out.extend(length.to_le_bytes());
+    out.extend(to_u32(text.len()).to_le_bytes());
     out.extend(text.as_bytes());
 }
 
@@ -139,9 +174,31 @@ impl<'a> Reader<'a> {
         self.take(1).map(|bytes| bytes[0])
     }
 
+    fn number(&mut self) -> Option<usize> {
+        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?) as usize)
+    }
+
     fn text(&mut self) -> Option<&'a str> {
-        let length = u32::from_le_bytes(self.take(4)?.try_into().ok()?);
-        std::str::from_utf8(self.take(length as usize)?).ok()
+        let length = self.number()?;
+        std::str::from_utf8(self.take(length)?).ok()
+    }
+
+    fn entry(&mut self) -> Option<Entry> {
+        let kind = self.byte()?;
+        let id = self.text()?.to_owned();
+        let count = self.number()?;
+        match kind {
+            KIND_MERGE => {
+                let mut state = State::new();
+                let mut event_id: Arc<str> = "".into();
+                for _ in 0..count {
+                    state.set(self.register(&mut event_id)?);
+                }
+                Some(Entry::Merge { id, state })
+            }
+            KIND_DELETE if count == 0 => Some(Entry::Delete { id }),
+            _ => None,
+        }
     }
 
     fn register(&mut self, event_id: &mut Arc<str>) -> Option<Register> {
@@ -189,31 +246,42 @@ mod tests {
         state
     }
 
-    #[test]
-    fn a_merge_is_read_as_it_was_written() {
-        let state = sample();
-        let mut bytes = Vec::new();
-
-        with_items(&[("a", &state)], |batch| push_merge(&mut bytes, &batch[0]));
-
-        let (header, body) = bytes.split_at(HEADER_BYTES);
-        let (length, checksum) = read_header(header.try_into().expect("a header"));
-        assert_eq!(length, body.len());
-        let Some(Entry::Merge { id, state: read }) = read_body(body, checksum) else { panic!("a merge") };
-        assert_eq!((&*id, read.to_canonical_json()), ("a", state.to_canonical_json()));
+    fn read(bytes: &[u8], segment: u64) -> Option<Vec<Entry>> {
+        let (header, rest) = bytes.split_first_chunk()?;
+        let (length, checksum) = read_header(*header);
+        read_entries(rest.get(..length)?, checksum, segment)
     }
 
     #[test]
-    fn a_changed_byte_is_found() {
-        let mut bytes = Vec::new();
-        push_delete(&mut bytes, "evaluation-1");
+    fn a_merge_is_read_as_it_was_written() {
+        let state = sample();
+        let mut frame = Frame::with_capacity(0);
 
-        for index in 4..bytes.len() {
+        with_items(&[("a", &state)], |batch| frame.push_merge(&batch[0]));
+        frame.push_delete("b");
+
+        let entries = read(frame.seal().bytes_for(7), 7).expect("whole");
+        let [Entry::Merge { id, state: read }, Entry::Delete { id: deleted }] = &entries[..] else {
+            panic!("a merge and a delete: {entries:?}")
+        };
+        assert_eq!((&**id, read.to_canonical_json()), ("a", state.to_canonical_json()));
+        assert_eq!(deleted, "b");
+    }
+
+    #[test]
+    fn a_changed_byte_and_another_segment_are_found() {
+        let mut frame = Frame::with_capacity(0);
+        frame.push_delete("evaluation-1");
+        let mut sealed = frame.seal();
+        let length = usize::try_from(sealed.length()).expect("small");
+        let bytes = sealed.bytes_for(7).to_vec();
+
+        assert!(read(&bytes, 7).is_some());
+        assert!(read(&bytes, 8).is_none());
+        for index in 0..length {
             let mut changed = bytes.clone();
             changed[index] ^= 1;
-            let (header, body) = changed.split_at(HEADER_BYTES);
-            let (_, checksum) = read_header(header.try_into().expect("a header"));
-            assert!(read_body(body, checksum).is_none(), "{index}");
+            assert!(read(&changed, 7).is_none(), "{index}");
         }
     }
 }

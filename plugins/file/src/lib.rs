@@ -3,7 +3,7 @@
 //! ```text
 //! evaluations/<id>.json   the record, and the state under the key `state`     (record_file.rs, adopt.rs)
 //! events/<id>.json        the history, for readers                            (record_file.rs, histories.rs)
-//! log/<number>.log        what the files do not have yet, synced              (log.rs, entry.rs, replay.rs)
+//! log/<number>.log        what the files do not have yet, synced              (log.rs, entry.rs, segment.rs, replay.rs)
 //! index.redb              what lists and counts need                          (index.rs, shared_index.rs, scan.rs)
 //! corrupt/                damaged files, set aside                            (store.rs)
 //! blobs/                  blobs                                               (blobs.rs)
@@ -27,6 +27,7 @@ mod pending;
 mod record_file;
 mod replay;
 mod scan;
+mod segment;
 mod shared_index;
 mod store;
 #[cfg(test)]

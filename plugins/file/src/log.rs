@@ -3,24 +3,24 @@
 //! Segments `log/<number>.log` are appended to in order. Whoever merges appends all its entries in one write and then
 //! waits for a sync that covers them; callers that wait at the same time share one. A position is the number of bytes
 //! appended since the log was opened, older segments counted first. A segment goes when a checkpoint covers all of it.
-//! `entry.rs` has the form of an entry, `replay.rs` reads segments back.
+//! `entry.rs` has the form of what is appended, `segment.rs` the files, `replay.rs` reads them back.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use storage_plugin_api::{Error, Result};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
-/// What a segment begins with; the digit is the version of its format.
-pub(crate) const MAGIC: [u8; 8] = *b"SWFLOG 1";
+use crate::entry::{Frame, Sealed};
+use crate::segment::{self, HEADER_BYTES, OldSegment, SEGMENT_BYTES};
 
-/// A segment that has this many bytes gets no more: so old ones can go while new ones are written.
-const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
+/// How long an append waits for the next segment.
+const PREPARE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The segments of a directory, one of them open for appending.
 pub(crate) struct Log {
@@ -30,6 +30,8 @@ pub(crate) struct Log {
     tail: Mutex<Tail>,
     progress: Mutex<Progress>,
     synced: Condvar,
+    /// Told when the next segment is made, or could not be.
+    prepared: Condvar,
     /// Why the last append failed.
     failure: Mutex<Option<String>>,
 }
@@ -38,8 +40,12 @@ pub(crate) struct Log {
 struct Tail {
     number: u64,
     file: Arc<File>,
-    /// Bytes of the open segment that hold whole entries.
+    /// Bytes of the open segment that hold whole frames.
     length: u64,
+    /// The next segment, if it is made already. Not for one that grows.
+    next: Option<Arc<File>>,
+    /// The next segment is being made.
+    preparing: bool,
     /// The position behind the last entry.
     end: u64,
     /// Full segments, oldest first: the number and the position behind the last entry.
@@ -57,51 +63,15 @@ struct Progress {
     failed: VecDeque<(u64, u64, String)>,
 }
 
-/// A segment that was there when the log was opened.
-#[derive(Clone, Debug)]
-pub(crate) struct OldSegment {
-    pub(crate) path: PathBuf,
-    number: u64,
-    /// The position behind its last byte.
-    pub(crate) end: u64,
-}
-
-/// The segments of a directory, oldest first.
-///
-/// They are removed oldest first. One before a gap is left over from a crash that lost only its removal; to replay it
-/// would repeat deletes of what was stored again since.
-pub(crate) fn segments(directory: &Path) -> io::Result<Vec<OldSegment>> {
-    let mut segments = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_suffix(".log")).and_then(|digits| digits.parse().ok());
-        if let Some(number) = number {
-            segments.push(OldSegment { path: entry.path(), number, end: entry.metadata()?.len() });
-        }
-    }
-    segments.sort_by_key(|segment| segment.number);
-    let gap = segments.windows(2).rposition(|pair| pair[0].number + 1 != pair[1].number);
-    for left_over in segments.drain(..gap.map_or(0, |gap| gap + 1)) {
-        std::fs::remove_file(&left_over.path)?;
-    }
-    let mut end = 0;
-    for segment in &mut segments {
-        end += segment.end;
-        segment.end = end;
-    }
-    Ok(segments)
-}
-
 impl Log {
     /// Opens a new segment behind those that are there.
     pub(crate) fn open(directory: PathBuf, sync: bool, old: &[OldSegment]) -> io::Result<Self> {
         let number = old.last().map_or(1, |segment| segment.number + 1);
         let end = old.last().map_or(0, |segment| segment.end);
-        let file = create_segment(&directory, number, sync)?;
+        let file = segment::create(&directory, number, sync)?;
         let full = old.iter().map(|segment| (segment.number, segment.end)).collect();
-        let length = MAGIC.len() as u64;
-        let tail = Tail { number, file, length, end, full, broken: None };
+        let tail =
+            Tail { number, file, length: HEADER_BYTES as u64, next: None, preparing: false, end, full, broken: None };
         let progress = Progress { synced: end, ..Progress::default() };
         Ok(Self {
             directory,
@@ -109,13 +79,17 @@ impl Log {
             tail: Mutex::new(tail),
             progress: Mutex::new(progress),
             synced: Condvar::new(),
+            prepared: Condvar::new(),
             failure: Mutex::new(None),
         })
     }
 
-    /// Appends entries in one write. Answers the position behind them.
-    pub(crate) fn append(&self, entries: &[u8]) -> Result<u64> {
-        let appended = self.try_append(entries);
+    /// Appends a frame in one write. Answers the position behind it.
+    pub(crate) fn append(&self, frame: Frame) -> Result<u64> {
+        if frame.is_empty() {
+            return Ok(self.end());
+        }
+        let appended = self.try_append(frame.seal());
         let mut failure = self.lock_failure();
         match &appended {
             Ok(_) => *failure = None,
@@ -124,12 +98,14 @@ impl Log {
         appended
     }
 
-    fn try_append(&self, entries: &[u8]) -> Result<u64> {
+    fn try_append(&self, mut frame: Sealed) -> Result<u64> {
         let mut tail = self.tail();
-        if tail.broken.is_some() || tail.length >= SEGMENT_BYTES {
+        let is_full = tail.length + frame.length() > SEGMENT_BYTES && tail.length > HEADER_BYTES as u64;
+        if tail.broken.is_some() || is_full {
+            tail = self.wait_for_next(tail)?;
             self.rotate(&mut tail)?;
         }
-        if let Err(cause) = tail.file.write_all_at(entries, tail.length) {
+        if let Err(cause) = tail.file.write_all_at(frame.bytes_for(tail.number), tail.length) {
             let message = format!("cannot write to {}: {cause}; {}", self.name(tail.number), remedy(&cause));
             // What was written of it is cut off again, so that the segment stays whole.
             if let Err(cause) = tail.file.set_len(tail.length) {
@@ -138,9 +114,42 @@ impl Log {
             }
             return Err(Error::unavailable(message));
         }
-        tail.length += entries.len() as u64;
-        tail.end += entries.len() as u64;
+        tail.length += frame.length();
+        tail.end += frame.length();
         Ok(tail.end)
+    }
+
+    /// Makes the next segment, unless it is there already. Only one thread may do so, and rotate outside of `append`.
+    pub(crate) fn prepare(&self) {
+        let number = {
+            let mut tail = self.tail();
+            if tail.next.is_some() {
+                return;
+            }
+            tail.preparing = true;
+            tail.number + 1
+        };
+        let prepared = segment::prepare(&self.directory, number, self.sync);
+        let mut tail = self.tail();
+        tail.preparing = false;
+        match prepared {
+            Ok(file) => tail.next = Some(file),
+            Err(cause) => debug!(segment = number, %cause, "cannot make the next segment of the log ahead of time"),
+        }
+        drop(tail);
+        self.prepared.notify_all();
+    }
+
+    /// Waits if the next segment is just being made: two must not make it.
+    fn wait_for_next<'a>(&self, tail: MutexGuard<'a, Tail>) -> Result<MutexGuard<'a, Tail>> {
+        let wait = self.prepared.wait_timeout_while(tail, PREPARE_PATIENCE, |tail| tail.preparing);
+        let (tail, timeout) = wait.unwrap_or_else(PoisonError::into_inner);
+        match timeout.timed_out() {
+            true => {
+                Err(Error::unavailable("the next segment of the log is not made in time; the disk is slow or hangs"))
+            }
+            false => Ok(tail),
+        }
     }
 
     /// Waits until everything before a position survives a crash; syncs it if nobody else does.
@@ -189,14 +198,11 @@ impl Log {
         while let Some((number, end)) = tail.full.front().copied()
             && end <= position
         {
-            let path = segment_path(&self.directory, number);
-            match std::fs::remove_file(&path) {
-                Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
-                    warn!(path = %path.display(), %cause, "cannot remove a segment of the log that is done with");
-                    return;
-                }
-                _ => tail.full.pop_front(),
-            };
+            if let Err(cause) = segment::retire(&self.directory, number) {
+                warn!(segment = number, %cause, "cannot remove a segment of the log that is done with");
+                return;
+            }
+            tail.full.pop_front();
         }
     }
 
@@ -204,7 +210,7 @@ impl Log {
     pub(crate) fn finish(&self, position: u64) {
         let mut tail = self.tail();
         // The new segment stays: it tells that those before it are done with, should their removal be lost.
-        if position >= tail.end && tail.length > MAGIC.len() as u64 {
+        if position >= tail.end && tail.length > HEADER_BYTES as u64 {
             let _ = self.rotate(&mut tail);
         }
         drop(tail);
@@ -254,10 +260,13 @@ impl Log {
 
     /// Ends the open segment, synced, and begins the next.
     fn rotate(&self, tail: &mut Tail) -> Result<()> {
-        let file = create_segment(&self.directory, tail.number + 1, self.sync).map_err(|cause| {
-            let name = self.name(tail.number + 1);
-            Error::unavailable(format_args!("cannot create {name}: {cause}; {}", remedy(&cause)))
-        })?;
+        let file = match tail.next.take() {
+            Some(file) => file,
+            None => segment::create(&self.directory, tail.number + 1, self.sync).map_err(|cause| {
+                let name = self.name(tail.number + 1);
+                Error::unavailable(format_args!("cannot create {name}: {cause}; {}", remedy(&cause)))
+            })?,
+        };
         if self.sync {
             // What follows a failed sync is not trusted either, whatever the next one says.
             let outcome = match tail.broken.take() {
@@ -270,19 +279,19 @@ impl Log {
         tail.full.push_back((tail.number, tail.end));
         tail.number += 1;
         tail.file = file;
-        tail.length = MAGIC.len() as u64;
+        tail.length = HEADER_BYTES as u64;
         tail.broken = None;
         Ok(())
     }
 
     fn sync_failed(&self, number: u64, cause: &io::Error) -> String {
         let message = format!("cannot sync {}: {cause}; {}", self.name(number), remedy(cause));
-        error!(path = %segment_path(&self.directory, number).display(), %cause, "cannot sync the log");
+        error!(path = %segment::path(&self.directory, number).display(), %cause, "cannot sync the log");
         message
     }
 
     fn name(&self, number: u64) -> String {
-        format!("the log `{}`", segment_path(&self.directory, number).display())
+        format!("the log `{}`", segment::path(&self.directory, number).display())
     }
 
     fn lock_failure(&self) -> MutexGuard<'_, Option<String>> {
@@ -313,27 +322,6 @@ impl Progress {
         }
         self.synced = end;
     }
-}
-
-fn create_segment(directory: &Path, number: u64, sync: bool) -> io::Result<Arc<File>> {
-    let path = segment_path(directory, number);
-    let create = || {
-        let file = File::options().write(true).create(true).truncate(true).open(&path)?;
-        file.write_all_at(&MAGIC, 0)?;
-        if sync {
-            file.sync_all()?;
-            File::open(directory)?.sync_all()?;
-        }
-        Ok(Arc::new(file))
-    };
-    create().inspect_err(|_| {
-        // An empty segment is of no use; the next attempt makes it anew.
-        let _ = std::fs::remove_file(&path);
-    })
-}
-
-fn segment_path(directory: &Path, number: u64) -> PathBuf {
-    directory.join(format!("{number:012}.log"))
 }
 
 /// What the operator can do about a failed write.

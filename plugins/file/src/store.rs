@@ -17,7 +17,7 @@ use tracing::{error, warn};
 use crate::adopt::adopt;
 use crate::caretaker::Caretaker;
 use crate::directory::{Directories, file_name, is_valid_id};
-use crate::entry::{push_delete, push_merge};
+use crate::entry::Frame;
 use crate::log::{Log, remedy};
 use crate::pending::{Pending, Shard};
 use crate::record_file::{self, ReadError};
@@ -93,13 +93,12 @@ impl Store {
             })));
         }
         let size: usize = batch.iter().flat_map(|item| item.registers()).map(|register| register.value().len()).sum();
-        let mut entries = Vec::with_capacity(size + size / 8 + 1024 * batch.len());
+        let mut frame = Frame::with_capacity(size + size / 8 + 1024 * batch.len());
         for item in batch.iter().filter(|item| is_valid_id(item.id())) {
-            push_merge(&mut entries, item);
+            frame.push_merge(item);
         }
         let gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
-        let position = self.log.append(&entries)?;
-        drop(entries);
+        let position = self.log.append(frame)?;
         let answers = batch.iter().map(|item| self.merge_item(item)).collect();
         drop(gate);
         if self.pending.is_filling() {
@@ -317,7 +316,7 @@ impl Store {
     pub(crate) fn delete_where(&self, call: &Call, ids: &[&str], wanted: &Wanted<'_>) -> Result<Vec<Deleted>> {
         let gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         let mut gone: HashSet<&str> = HashSet::new();
-        let mut entries = Vec::new();
+        let mut frame = Frame::with_capacity(128 * ids.len());
         let mut answers = Vec::with_capacity(ids.len());
         for (index, id) in ids.iter().copied().enumerate() {
             let answer = match is_valid_id(id) && !gone.contains(id) {
@@ -326,14 +325,14 @@ impl Store {
             };
             if answer == Deleted::Deleted {
                 gone.insert(id);
-                push_delete(&mut entries, id);
+                frame.push_delete(id);
             }
             answers.push(answer);
         }
         if gone.is_empty() {
             return Ok(answers);
         }
-        let position = self.log.append(&entries)?;
+        let position = self.log.append(frame)?;
         for id in gone {
             self.apply_delete(id);
         }
