@@ -25,10 +25,10 @@ test: setup ## Run all tests
 	cargo build --workspace
 	cargo test --workspace
 
-bench: ## Measure against the budgets (release build, some minutes)
+bench: ## Measure against the budgets (release build, some minutes); BENCH="--help" names the rows
 	@scripts/setup.sh cargo cc redis-server
 	cargo build --release --workspace
-	cargo bench -p storage-worker-tests
+	cargo bench --workspace --bench budgets -- $(BENCH)
 
 lint: ## Check format, lints and documentation
 	@scripts/setup.sh cargo cc

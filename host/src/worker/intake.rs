@@ -112,6 +112,7 @@ impl Intake {
     }
 
     fn hand_over(&mut self) {
+        self.shared.spent.free();
         for (events, lane) in self.outgoing.iter_mut().zip(&self.lanes) {
             if !events.is_empty() {
                 lane.queue.push_all(events);

@@ -237,6 +237,7 @@ impl Lane {
         let mut pause_for: Option<Error> = None;
         // What failed goes behind what was not tried, so that it cannot keep the others from their turn.
         let mut failed = Vec::new();
+        let mut spent = Vec::with_capacity(persisted);
         for (mut taken, fate) in std::mem::take(&mut self.events).into_iter().zip(fates) {
             match fate {
                 Fate::Stays => self.events.push(taken),
@@ -244,6 +245,7 @@ impl Lane {
                     confirmations.add(&taken, &receipt);
                     let held = taken.origin.held();
                     freed = Held { events: freed.events + held.events, bytes: freed.bytes + held.bytes };
+                    spent.push(taken);
                 }
                 Fate::Failed(error, scope) => match judge(&mut taken, error.kind, scope, witness) {
                     Verdict::Bury => self.bury(taken, error, served.generation),
@@ -256,6 +258,7 @@ impl Lane {
             }
         }
         self.events.append(&mut failed);
+        self.shared.spent.put(&mut spent);
         self.shared.budget.release(freed);
         let chunk = confirmations.into_chunk();
         if chunk.len() > 0 {

@@ -20,6 +20,7 @@ mod queue;
 mod retry;
 mod served;
 mod settle;
+mod spent;
 mod status;
 mod taken;
 #[cfg(test)]
@@ -45,6 +46,7 @@ use self::lane::{Lane, LaneState};
 use self::queue::{Budget, Held};
 pub use self::served::Served;
 use self::served::Slot;
+use self::spent::Spent;
 pub use self::status::{SourceStatus, Status};
 use self::watch::Watch;
 use crate::event::decode::Limits;
@@ -87,6 +89,7 @@ struct Shared {
     budget: Arc<Budget>,
     outbox: Arc<Outbox>,
     postbox: Arc<Postbox>,
+    spent: Spent,
     acknowledge: Arc<Acknowledge>,
     counters: Arc<Counters>,
 }
@@ -172,6 +175,7 @@ impl Worker {
             budget: Arc::new(Budget::new(Held { events: config.queue_events, bytes: config.queue_bytes })),
             outbox: Arc::new(Outbox::new(config.queue_events, config.confirmations_kept)),
             postbox: Arc::default(),
+            spent: Spent::default(),
             acknowledge,
             counters: Arc::new(Counters::new(metrics)),
         });

@@ -32,7 +32,8 @@ pub struct Reference {
 #[derive(Clone, Debug)]
 pub struct Body {
     content: Content,
-    hash: OnceLock<Hash>,
+    /// Boxed, so that a register is small: most have no body.
+    hash: OnceLock<Box<Hash>>,
 }
 
 #[derive(Clone, Debug)]
@@ -52,13 +53,13 @@ impl Body {
     /// A body whose text is here and whose hash is known already, say from where it was stored.
     #[must_use]
     pub fn text_with_hash(text: impl Into<Arc<str>>, hash: Hash) -> Self {
-        Self { content: Content::Text(text.into()), hash: OnceLock::from(hash) }
+        Self { content: Content::Text(text.into()), hash: OnceLock::from(Box::new(hash)) }
     }
 
     /// A body whose text is elsewhere.
     #[must_use]
     pub fn reference(reference: Reference) -> Self {
-        let hash = OnceLock::from(reference.sha256);
+        let hash = OnceLock::from(Box::new(reference.sha256));
         // The fields are declared in the order of their names, so serde writes them sorted.
         let json = serde_json::to_string(&reference).expect("a reference has only text and numbers");
         Self { content: Content::Reference(Arc::new((reference, json))), hash }
@@ -94,16 +95,18 @@ impl Body {
     /// SHA-256 of the text in UTF-8; computed at the first call and kept.
     #[must_use]
     pub fn hash(&self) -> &Hash {
-        self.hash.get_or_init(|| match &self.content {
-            Content::Text(text) => sha256(text.as_bytes()),
-            Content::Reference(reference) => reference.0.sha256,
+        self.hash.get_or_init(|| {
+            Box::new(match &self.content {
+                Content::Text(text) => sha256(text.as_bytes()),
+                Content::Reference(reference) => reference.0.sha256,
+            })
         })
     }
 
     /// The hash if it is known without computing it.
     #[must_use]
     pub fn known_hash(&self) -> Option<&Hash> {
-        self.hash.get()
+        self.hash.get().map(|hash| &**hash)
     }
 
     /// Length in characters (Unicode scalar values).

@@ -259,7 +259,11 @@ impl State {
     }
 
     fn find(&self, name: &str) -> Result<usize, usize> {
-        self.registers.binary_search_by(|register| (*register.name).cmp(name))
+        // Registers come sorted, so a new one mostly goes behind all others.
+        match self.registers.last() {
+            Some(last) if *last.name < *name => Err(self.registers.len()),
+            _ => self.registers.binary_search_by(|register| (*register.name).cmp(name)),
+        }
     }
 
     /// An id that a register of this state holds already is shared, so a state names each event once in memory too.
