@@ -67,6 +67,7 @@ mod tests {
 
         spent.free();
 
-        assert_eq!((spent.lock().events.len(), spent.lock().bytes), (0, 0));
+        let waiting = spent.lock();
+        assert_eq!((waiting.events.len(), waiting.bytes), (0, 0));
     }
 }
