@@ -53,7 +53,7 @@ fn nothing_confirmed_is_lost_and_no_file_is_torn_when_the_worker_is_killed() {
 
     starts.sort_unstable();
     let (median, slowest) = (starts[starts.len() / 2], starts[starts.len() - 1]);
-    println!("from start to confirmation: median {median:?}, slowest {slowest:?}");
+    eprintln!("from start to confirmation: median {median:?}, slowest {slowest:?}");
     assert!(median < BACK_AT_WORK, "starts took {median:?} until they confirmed an event, {slowest:?} at most");
     assert_stored(&setup.start(), &confirmed);
 }
