@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -237,7 +237,7 @@ impl Log {
             let tail = self.tail();
             (Arc::clone(&tail.file), tail.number, tail.end)
         };
-        let outcome = file.sync_data();
+        let outcome = file.sync_data().and_then(|()| still_there(&file));
         if let Err(cause) = &outcome {
             // The kernel may have dropped what it could not write: this segment is not trusted with anything new.
             let mut tail = self.tail();
@@ -262,7 +262,10 @@ impl Log {
             // What follows a failed sync is not trusted either, whatever the next one says.
             let outcome = match tail.broken.take() {
                 Some(why) => Err(why),
-                None => tail.file.sync_data().map_err(|cause| self.sync_failed(tail.number, &cause)),
+                None => {
+                    let synced = tail.file.sync_data().and_then(|()| still_there(&tail.file));
+                    synced.map_err(|cause| self.sync_failed(tail.number, &cause))
+                }
             };
             self.progress().note(tail.end, outcome);
             self.synced.notify_all();
@@ -312,6 +315,14 @@ impl Progress {
             }
         }
         self.synced = end;
+    }
+}
+
+/// A file without a name goes when it is closed, however well it is synced.
+fn still_there(file: &File) -> io::Result<()> {
+    match file.metadata()?.nlink() {
+        0 => Err(io::Error::new(io::ErrorKind::NotFound, "somebody removed it while it was written")),
+        _ => Ok(()),
     }
 }
 

@@ -121,6 +121,41 @@ fn a_log_torn_at_any_byte_gives_what_is_before_it() {
 }
 
 #[test]
+fn a_damaged_entry_in_the_middle_of_the_log_takes_nothing_else_along() {
+    let directory = directory();
+    let (store, _lock) = open_still(directory.path());
+    let file = log_files(directory.path()).remove(0);
+    for id in ["a", "b", "c"] {
+        merge_into(&store, id, &queued("q", START));
+    }
+    let mut bytes = std::fs::read(&file).expect("a log");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    let copy = copy(directory.path());
+    let copied = log_files(copy.path()).remove(0);
+    std::fs::write(&copied, &bytes).expect("damaged");
+
+    let backend = open(copy.path());
+
+    assert_eq!(ids(&backend, &Query { limit: 9, ..Query::default() }), ["a", "c"]);
+    assert_eq!(std::fs::read(copied.with_extension("log.damaged")).expect("set aside"), bytes);
+}
+
+#[test]
+fn nothing_is_answered_as_stored_once_the_log_is_removed() {
+    let directory = directory();
+    let backend = open(directory.path());
+    merge(&backend, "a", &queued("q", START));
+    std::fs::remove_dir_all(directory.path()).expect("removed");
+
+    let state = queued("q", START);
+    let answered = with_items(&[("b", &state)], |batch| backend.merge(&call(), batch));
+    let error = answered.expect_err("it is not stored");
+
+    assert!(error.message.contains("removed"), "{error}");
+}
+
+#[test]
 fn a_segment_whose_removal_was_lost_is_not_replayed() {
     let directory = directory();
     let backend = open(directory.path());
