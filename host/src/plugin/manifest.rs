@@ -63,7 +63,12 @@ pub enum ManifestError {
 /// # Errors
 /// When it is no plugin. Whether this worker can run it is for [`check`] to say.
 pub(crate) fn inspect(path: &Path) -> Result<Inspected, ManifestError> {
-    let bytes = std::fs::metadata(path)?.len();
+    let metadata = std::fs::metadata(path)?;
+    // To read a pipe would wait for its writer for ever.
+    if !metadata.is_file() {
+        return Err(ManifestError::Read(std::io::Error::other("it is a directory, a pipe or a device")));
+    }
+    let bytes = metadata.len();
     if bytes > MAX_FILE_BYTES {
         return Err(ManifestError::TooLarge { bytes });
     }
@@ -125,4 +130,21 @@ pub(crate) fn check(manifest: &Manifest) -> Result<(), ManifestError> {
         return Err(ManifestError::PanicAbort);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_is_refused_and_not_read() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let socket = directory.path().join("libstorage_backend_socket.so");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+
+        for path in [directory.path(), &socket] {
+            let error = inspect(path).expect_err("it is no plugin");
+            assert!(error.to_string().contains("pipe"), "{error}");
+        }
+    }
 }

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -290,7 +290,7 @@ impl Log {
         if let Some((_, why)) = unsynced.as_ref().filter(|(segment, _)| *segment == number) {
             return Err(why.clone());
         }
-        file.sync_data().map_err(|cause| {
+        file.sync_data().and_then(|()| still_there(file)).map_err(|cause| {
             let path = segment::path(&self.directory, number);
             error!(path = %path.display(), %cause, "cannot sync the log");
             let why = format!("cannot sync {}: {cause}; {}", self.name(number), remedy(&cause));
@@ -337,6 +337,14 @@ impl Progress {
             }
         }
         self.synced = end;
+    }
+}
+
+/// A file without a name goes when it is closed, however well it is synced.
+fn still_there(file: &File) -> io::Result<()> {
+    match file.metadata()?.nlink() {
+        0 => Err(io::Error::new(io::ErrorKind::NotFound, "somebody removed it while it was written")),
+        _ => Ok(()),
     }
 }
 

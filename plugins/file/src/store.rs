@@ -243,7 +243,12 @@ impl Store {
             let path = evaluations.path_of(&name);
             Error::unavailable(format_args!("cannot read `{}`: {cause}; {}", path.display(), remedy(&cause)))
         };
-        let Some(bytes) = evaluations.read(&name).map_err(failed)? else { return Ok(Ok(Stored::Absent)) };
+        let bytes = match evaluations.read(&name) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(Ok(Stored::Absent)),
+            Err(cause) if cause.kind() == io::ErrorKind::InvalidData => return Ok(Err(cause.to_string())),
+            Err(cause) => return Err(failed(cause)),
+        };
         Ok(match record_file::decode(&bytes) {
             Ok(Some(state)) => Ok(Stored::State(Arc::new(state))),
             Ok(None) => {

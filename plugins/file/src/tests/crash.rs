@@ -132,17 +132,16 @@ fn a_log_torn_at_any_byte_gives_what_is_before_it() {
             let torn = tempfile::NamedTempFile::new().expect("a file");
             std::fs::write(torn.path(), [&bytes[..length], rest].concat()).expect("written");
             let segment = OldSegment { path: torn.path().to_owned(), number: 1, end: 0 };
-            let count = |is_whole: bool| if is_whole { whole } else { whole + states.len() };
             let mut entries = 0;
             let read = replay(&segment, |_| {
                 entries += 1;
                 Ok(())
             });
             let is_torn_header = length < HEADER_BYTES && !rest.is_empty();
-            // Old frames of the same segment cannot follow but where a test puts them.
-            let is_continued = rest.len() > 300 && lengths.contains(&(length as u64));
             assert!(read.is_ok() || is_torn_header, "{length} bytes");
-            assert_eq!(entries, count(!is_continued), "{length} bytes");
+            // Old frames of the same segment cannot follow but where a test puts them: there they may be read again.
+            let again = if rest.len() > 300 { states.len() } else { 0 };
+            assert!((whole..=whole + again).contains(&entries), "{length} bytes: {entries} entries");
         }
     }
 
@@ -183,6 +182,41 @@ fn segments_are_used_again_and_what_they_held_before_is_never_replayed() {
     assert!(log_files(directory.path()).len() <= 4, "{:?}", log_files(directory.path()));
     store.delete(&call(), &[Delete { id: "a", digest: None }]).expect("deleted");
     assert_whole(directory.path(), &[("a", None)], "after the delete");
+}
+
+#[test]
+fn a_damaged_entry_in_the_middle_of_the_log_takes_nothing_else_along() {
+    let directory = directory();
+    let (store, _lock) = open_still(directory.path());
+    let file = log_files(directory.path()).remove(0);
+    for id in ["a", "b", "c"] {
+        merge_into(&store, id, &queued("q", START));
+    }
+    let mut bytes = std::fs::read(&file).expect("a log");
+    let used = bytes.iter().rposition(|byte| *byte != 0).expect("a log of three frames");
+    bytes[used / 2] ^= 1;
+    let copy = copy(directory.path());
+    let copied = log_files(copy.path()).remove(0);
+    std::fs::write(&copied, &bytes).expect("damaged");
+
+    let backend = open(copy.path());
+
+    assert_eq!(ids(&backend, &Query { limit: 9, ..Query::default() }), ["a", "c"]);
+    assert_eq!(std::fs::read(copied.with_extension("log.damaged")).expect("set aside"), bytes);
+}
+
+#[test]
+fn nothing_is_answered_as_stored_once_the_log_is_removed() {
+    let directory = directory();
+    let backend = open(directory.path());
+    merge(&backend, "a", &queued("q", START));
+    std::fs::remove_dir_all(directory.path()).expect("removed");
+
+    let state = queued("q", START);
+    let answered = with_items(&[("b", &state)], |batch| backend.merge(&call(), batch));
+    let error = answered.expect_err("it is not stored");
+
+    assert!(error.message.contains("removed"), "{error}");
 }
 
 #[test]

@@ -29,6 +29,22 @@ fn a_damaged_file_is_set_aside_and_answered_as_incomplete() {
 }
 
 #[test]
+fn what_is_no_file_in_the_place_of_one_is_set_aside() {
+    let directory = directory();
+    with_one(directory.path());
+    let path = directory.path().join("evaluations/a.json");
+    std::fs::remove_file(&path).expect("removed");
+    std::fs::create_dir(&path).expect("a directory");
+
+    let backend = open(directory.path());
+
+    assert!(get(&backend, "a").is_some_and(|found| found.incomplete));
+    merge(&backend, "a", &ended("c", START, Status::Completed));
+    backend.close(&call()).expect("closed");
+    assert!(path.is_file() && directory.path().join("corrupt/a.json").is_dir());
+}
+
+#[test]
 fn what_is_merged_into_a_damaged_evaluation_is_kept_and_the_rest_is_still_missed() {
     let directory = directory();
     with_one(directory.path());
