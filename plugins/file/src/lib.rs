@@ -5,6 +5,7 @@
 //! events/<id>.json        the history, for readers                            (record_file.rs, histories.rs)
 //! log/<number>.log        what the files do not have yet, synced              (log.rs, entry.rs, segment.rs, replay.rs)
 //! index.redb              what lists and counts need                          (index.rs, shared_index.rs, scan.rs)
+//! log/<number>.log.damaged  a copy of a damaged one, set aside                 (replay.rs)
 //! corrupt/                damaged files, set aside                            (store.rs)
 //! writing/                files on their way into the places of others        (checkpoint.rs)
 //! blobs/                  blobs                                               (blobs.rs)
