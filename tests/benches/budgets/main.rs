@@ -59,6 +59,8 @@ fn help() {
 fn measure(options: &Options) {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     println!("{cores} cores, load {}, {} alternated runs; median (least..most)", busy(), options.runs);
+    // The file system counts for a lot: ext4 without a journal, say, creates files slowly where others were removed.
+    println!("files are in {}, which TMPDIR changes", std::env::temp_dir().display());
     let rows: [(&str, &dyn Fn()); ROWS.len()] = [
         ("memory", &|| throughput::measure(options, Store::Memory, 0.6, 0.8)),
         ("file", &|| throughput::measure(options, Store::File, 1.0, 1.5)),
