@@ -164,6 +164,9 @@ pub fn with_items<R>(states: &[(&str, &State)], call: impl FnOnce(&[Item<'_>]) -
     call(&items)
 }
 
+/// In [`OpenArguments::flags`]: opened only to be read.
+pub const READ_ONLY: u64 = 1;
+
 /// What every call carries.
 #[repr(C)]
 #[derive(Clone, Copy, StableAbi)]
@@ -350,7 +353,9 @@ pub struct OpenArguments {
     pub children: RVec<ChildHandle>,
     pub host: HostHandle,
     pub budget_us: u64,
-    pub reserved: [u64; 4],
+    /// [`READ_ONLY`], or nothing; what is not known is ignored.
+    pub flags: u64,
+    pub reserved: [u64; 3],
 }
 
 /// An opened instance: one of the two interfaces.

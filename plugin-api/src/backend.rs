@@ -160,6 +160,9 @@ pub struct Opening {
     pub children: Vec<Child>,
     /// Until when `open` should be back.
     pub deadline: Instant,
+    /// A command opens it only to read: nothing is made that was not there, nothing migrated. What cannot
+    /// be opened without that is refused as `Configuration`. Only calls that read follow.
+    pub read_only: bool,
     /// The way to the host's metrics; logs are `tracing` events.
     pub host: crate::plugin_host::Host,
 }

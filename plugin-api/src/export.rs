@@ -15,7 +15,7 @@ use abi_stable::std_types::{RArc, ROption, RSlice, RStr, RString, RVec};
 use crate::abi::{
     Answered, BackendHandle, CallContext, CheckArguments, ChildHandle, DeleteItem, DocumentHandle, DocumentPage,
     FoundState, HostHandle, Item, MergeAnswers, OpenArguments, Opened, PluginModule, PluginModuleRef, PutItem,
-    RawBackend, RawBackend_TO, RawDocumentStore, RawDocumentStore_TO, StatePage, StoredDocument,
+    READ_ONLY, RawBackend, RawBackend_TO, RawDocumentStore, RawDocumentStore_TO, StatePage, StoredDocument,
 };
 use crate::backend::{Backend, Child, Delete, OpenBackend, Opening};
 use crate::capabilities::{ChildDescription, Description};
@@ -211,6 +211,7 @@ fn open_with(arguments: OpenArguments, open: impl FnOnce(&str, Opening, Host) ->
             instance: arguments.instance.into_string(),
             children,
             deadline: Instant::now() + budget(arguments.budget_us),
+            read_only: arguments.flags & READ_ONLY != 0,
             host: host.clone(),
         };
         host.clone().speaking(|| open(&arguments.options, opening, host))

@@ -89,7 +89,7 @@ impl Reader {
 impl Direct {
     fn open(loaded: &Loaded) -> anyhow::Result<Self> {
         let metrics = Metrics::new();
-        let plan = app::plan(loaded, &metrics)?;
+        let plan = app::plan(loaded, &metrics)?.to_read();
         let config = &loaded.config.storage;
         let current = Current::opening();
         // A worker waits for its storage however long; a command gives up once every backend had its time.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use abi_stable::std_types::{RResult, RString};
 use serde_json::Value;
-use storage_plugin_api::abi::{Answered, CheckArguments, ChildHandle, OpenArguments, PluginModuleRef};
+use storage_plugin_api::abi::{Answered, CheckArguments, ChildHandle, OpenArguments, PluginModuleRef, READ_ONLY};
 use storage_plugin_api::export::lend_backend;
 use storage_plugin_api::import::{ImportedBackend, ImportedDocuments, error_of};
 use storage_plugin_api::manifest::{self, Manifest};
@@ -91,6 +91,7 @@ impl Library {
         children: Vec<Child>,
         durability: Durability,
         budget: Duration,
+        read_only: bool,
     ) -> Result<Arc<dyn Backend>> {
         let lend = |child: Child| ChildHandle {
             role: child.role.into(),
@@ -105,7 +106,8 @@ impl Library {
             children: children.into_iter().map(lend).collect(),
             host: host_api::handle(Arc::clone(&self.metrics)),
             budget_us: u64::try_from(budget.as_micros()).unwrap_or(u64::MAX),
-            reserved: [0; 4],
+            flags: if read_only { READ_ONLY } else { 0 },
+            reserved: [0; 3],
         }))?;
         match (opened.backend.into_option(), opened.documents.into_option()) {
             (Some(backend), _) => Ok(Arc::new(ImportedBackend::new(backend))),

@@ -38,7 +38,8 @@ impl Plugin for Library {
         children: Vec<Child>,
         durability: Durability,
         budget: Duration,
+        read_only: bool,
     ) -> Result<Arc<dyn Backend>> {
-        Self::open(self, instance, options, children, durability, budget)
+        Self::open(self, instance, options, children, durability, budget, read_only)
     }
 }

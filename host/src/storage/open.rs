@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use storage_plugin_api::{Backend, Call, Child, ChildDescription, Error, ErrorKind};
 use tracing::{info, warn};
 
-use super::config::Config;
 use super::current::Current;
 use super::deadline::{Missed, within};
 use super::gate::drop_caught;
@@ -97,7 +96,7 @@ impl Plan {
     ) -> Result<Tree, OpenError> {
         let mut tree = Tree::new(&self.config);
         for planned in &self.nodes {
-            match open_patiently(planned, &tree, &self.config, current, stop) {
+            match self.open_patiently(planned, &tree, current, stop) {
                 Ok(backend) => {
                     let capabilities = planned.description.capabilities.clone();
                     let guard = Guard::new(&planned.name, backend, capabilities, &self.config, metrics);
@@ -114,83 +113,88 @@ impl Plan {
         }
         Ok(tree)
     }
-}
 
-/// Opens one backend, again and again while it is unavailable.
-fn open_patiently(
-    planned: &Planned,
-    below: &Tree,
-    config: &Config,
-    current: Option<&Current>,
-    stop: &dyn Fn() -> bool,
-) -> Result<Arc<dyn Backend>, OpenError> {
-    let mut pause = FIRST_PAUSE;
-    let mut attempt = 1_u32;
-    loop {
-        let error = match open_once(planned, below, config, stop)? {
-            Ok(backend) => return Ok(backend),
-            Err(error) => error,
+    /// Opens one backend, again and again while it is unavailable.
+    fn open_patiently(
+        &self,
+        planned: &Planned,
+        below: &Tree,
+        current: Option<&Current>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Arc<dyn Backend>, OpenError> {
+        let mut pause = FIRST_PAUSE;
+        let mut attempt = 1_u32;
+        loop {
+            let error = match self.open_once(planned, below, stop)? {
+                Ok(backend) => return Ok(backend),
+                Err(error) => error,
+            };
+            let (instance, plugin) = (planned.name.to_string(), planned.about.name.clone());
+            match error.kind {
+                ErrorKind::Unavailable | ErrorKind::Overloaded => {}
+                ErrorKind::Configuration => return Err(OpenError::Configuration { instance, plugin, error }),
+                ErrorKind::InvalidItem | ErrorKind::Internal => {
+                    return Err(OpenError::Defect { instance, plugin, reason: error.message });
+                }
+            }
+            let wait = error.retry_after.unwrap_or(pause).min(self.config.open_retry_max);
+            let wait = wait.mul_f64(0.75 + 0.5 * fastrand::f64());
+            warn!(backend = instance, attempt, retry_in = ?wait, %error, "storage.backend_unavailable");
+            if let Some(current) = current {
+                current
+                    .clear(format!("waiting for backend `{instance}` (attempt {attempt} to open it failed): {error}"));
+            }
+            if !sleep(wait, stop) {
+                return Err(OpenError::Stopped);
+            }
+            pause = (pause * 2).min(self.config.open_retry_max);
+            attempt = attempt.saturating_add(1);
+        }
+    }
+
+    fn open_once(
+        &self,
+        planned: &Planned,
+        below: &Tree,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Result<Arc<dyn Backend>, Error>, OpenError> {
+        let child = |edge: &super::plan::Edge| {
+            let guard = &below.nodes[edge.node].guard;
+            let (role, name) = (edge.role.clone(), guard.instance().to_string());
+            let description =
+                ChildDescription { role: role.clone(), name: name.clone(), capabilities: guard.capabilities().clone() };
+            Child { role, name, description, backend: Arc::clone(guard) as Arc<dyn Backend> }
+        };
+        let children = planned.children.iter().map(child).collect();
+        let (budget, close_timeout) = (self.config.open_timeout, self.config.close_timeout);
+        let work = {
+            let (plugin, name, options) =
+                (Arc::clone(&planned.plugin), Arc::clone(&planned.name), planned.options.clone());
+            let read_only = self.read_only;
+            let durability = planned.description.capabilities.durability();
+            move || plugin.open(&name, &options, children, durability, budget, read_only)
+        };
+        let abandoned = move |opened: Result<Arc<dyn Backend>, Error>| {
+            if let Ok(backend) = opened {
+                // Nobody waits for it any more, so nobody is left to tell of a failure.
+                let _ = backend.close(&Call::with_budget(close_timeout));
+                drop_caught(backend);
+            }
+        };
+        let missed = match within("open", budget + GRACE, stop, work, abandoned) {
+            Ok(opened) => return Ok(opened),
+            Err(missed) => missed,
         };
         let (instance, plugin) = (planned.name.to_string(), planned.about.name.clone());
-        match error.kind {
-            ErrorKind::Unavailable | ErrorKind::Overloaded => {}
-            ErrorKind::Configuration => return Err(OpenError::Configuration { instance, plugin, error }),
-            ErrorKind::InvalidItem | ErrorKind::Internal => {
-                return Err(OpenError::Defect { instance, plugin, reason: error.message });
+        Err(match missed {
+            Missed::Late => OpenError::Late { instance, plugin, limit: budget },
+            Missed::Panicked(message) => {
+                OpenError::Defect { instance, plugin, reason: format!("it panicked: {message}") }
             }
-        }
-        let wait = error.retry_after.unwrap_or(pause).min(config.open_retry_max);
-        let wait = wait.mul_f64(0.75 + 0.5 * fastrand::f64());
-        warn!(backend = instance, attempt, retry_in = ?wait, %error, "storage.backend_unavailable");
-        if let Some(current) = current {
-            current.clear(format!("waiting for backend `{instance}` (attempt {attempt} to open it failed): {error}"));
-        }
-        if !sleep(wait, stop) {
-            return Err(OpenError::Stopped);
-        }
-        pause = (pause * 2).min(config.open_retry_max);
-        attempt = attempt.saturating_add(1);
+            Missed::NoThread(source) => OpenError::Thread { instance, source },
+            Missed::Stopped => OpenError::Stopped,
+        })
     }
-}
-
-fn open_once(
-    planned: &Planned,
-    below: &Tree,
-    config: &Config,
-    stop: &dyn Fn() -> bool,
-) -> Result<Result<Arc<dyn Backend>, Error>, OpenError> {
-    let child = |edge: &super::plan::Edge| {
-        let guard = &below.nodes[edge.node].guard;
-        let (role, name) = (edge.role.clone(), guard.instance().to_string());
-        let description =
-            ChildDescription { role: role.clone(), name: name.clone(), capabilities: guard.capabilities().clone() };
-        Child { role, name, description, backend: Arc::clone(guard) as Arc<dyn Backend> }
-    };
-    let children = planned.children.iter().map(child).collect();
-    let (budget, close_timeout) = (config.open_timeout, config.close_timeout);
-    let work = {
-        let (plugin, name, options) = (Arc::clone(&planned.plugin), Arc::clone(&planned.name), planned.options.clone());
-        let durability = planned.description.capabilities.durability();
-        move || plugin.open(&name, &options, children, durability, budget)
-    };
-    let abandoned = move |opened: Result<Arc<dyn Backend>, Error>| {
-        if let Ok(backend) = opened {
-            // Nobody waits for it any more, so nobody is left to tell of a failure.
-            let _ = backend.close(&Call::with_budget(close_timeout));
-            drop_caught(backend);
-        }
-    };
-    let missed = match within("open", budget + GRACE, stop, work, abandoned) {
-        Ok(opened) => return Ok(opened),
-        Err(missed) => missed,
-    };
-    let (instance, plugin) = (planned.name.to_string(), planned.about.name.clone());
-    Err(match missed {
-        Missed::Late => OpenError::Late { instance, plugin, limit: budget },
-        Missed::Panicked(message) => OpenError::Defect { instance, plugin, reason: format!("it panicked: {message}") },
-        Missed::NoThread(source) => OpenError::Thread { instance, source },
-        Missed::Stopped => OpenError::Stopped,
-    })
 }
 
 /// Sleeps; false if it shall stop.

@@ -20,6 +20,8 @@ use super::problem::{Problem, Problems};
 pub struct Plan {
     pub(crate) nodes: Vec<Planned>,
     pub(crate) config: Config,
+    /// Only calls that read will follow.
+    pub(crate) read_only: bool,
 }
 
 /// One backend of a plan.
@@ -62,9 +64,15 @@ impl Plan {
             fit::check_root(&planner.nodes, root, config, &mut planner.problems);
         }
         if planner.problems.0.is_empty() {
-            return Ok(Self { nodes: planner.nodes, config: config.clone() });
+            return Ok(Self { nodes: planner.nodes, config: config.clone(), read_only: false });
         }
         Err(planner.problems)
+    }
+
+    /// The same plan for a command that only reads: nothing is made that was not there.
+    #[must_use]
+    pub fn to_read(self) -> Self {
+        Self { read_only: true, ..self }
     }
 
     /// What the whole tree promises.

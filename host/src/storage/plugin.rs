@@ -35,7 +35,7 @@ pub trait Plugin: Send + Sync {
 
     /// Opens an instance. Blocks, and may do so for ever: the caller waits on another thread.
     ///
-    /// `durability` is what its description promised.
+    /// `durability` is what its description promised; one that is opened `read_only` makes nothing that was not there.
     ///
     /// # Errors
     /// `Configuration` stops a start; `Unavailable` and `Overloaded` are tried again.
@@ -46,6 +46,7 @@ pub trait Plugin: Send + Sync {
         children: Vec<Child>,
         durability: Durability,
         budget: Duration,
+        read_only: bool,
     ) -> Result<Arc<dyn Backend>>;
 }
 

@@ -296,6 +296,7 @@ impl Plugin for TestPlugin {
         children: Vec<Child>,
         _: Durability,
         _: Duration,
+        _: bool,
     ) -> Result<Arc<dyn Backend>> {
         let attempt = self.attempts.fetch_add(1, Ordering::Relaxed);
         match options["open"].as_str() {

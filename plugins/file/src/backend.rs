@@ -59,6 +59,9 @@ impl OpenBackend for FileBackend {
     }
 
     fn open(options: Options, opening: Opening) -> Result<Self> {
+        if opening.read_only && !options.path.join("evaluations").is_dir() {
+            return Err(Error::configuration(format_args!("nothing is stored in `{}`", options.path.display())));
+        }
         let (store, lock) = open_store(&options, opening.deadline, LIMITS)?;
         let patience = Instant::now() + SCAN_PATIENCE;
         let store = Arc::new(store);

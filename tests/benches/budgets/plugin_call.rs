@@ -35,7 +35,7 @@ pub(crate) fn measure(options: &Options) {
     for _ in 0..options.runs.max(5) {
         let size = json!({"max_bytes": "1GiB"});
         let of_plugin = library
-            .open("main", &size, Vec::new(), Durability::Volatile, Duration::from_secs(5))
+            .open("main", &size, Vec::new(), Durability::Volatile, Duration::from_secs(5), false)
             .expect("open the plugin `memory`");
         let linked: Arc<dyn Backend> =
             Arc::new(Memory::new(MemoryOptions { max_bytes: 1 << 30, ..MemoryOptions::default() }));

@@ -343,3 +343,17 @@ fn histories_that_wait_under_load_are_caught_up_with_even_after_a_restart() {
     assert!((0..40).all(|number| history(number).exists() == (number != 2)));
     assert_eq!(backend.health().details["histories_behind"], false);
 }
+
+#[test]
+fn opened_to_be_read_it_makes_no_directory() {
+    let directory = directory();
+    let path = directory.path().join("not-there");
+
+    let error = try_open_as(&path, true).expect_err("nothing is stored");
+
+    assert_eq!(error.kind, ErrorKind::Configuration);
+    assert!(error.message.contains("not-there"), "{error}");
+    assert!(!path.exists());
+    drop(open(&path));
+    try_open_as(&path, true).expect("now there is a store").close(&call()).expect("closed");
+}

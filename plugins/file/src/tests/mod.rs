@@ -38,10 +38,15 @@ pub(super) fn options(path: &Path) -> Options {
 }
 
 pub(super) fn try_open(path: &Path) -> storage_plugin_api::Result<FileBackend> {
+    try_open_as(path, false)
+}
+
+pub(super) fn try_open_as(path: &Path, read_only: bool) -> storage_plugin_api::Result<FileBackend> {
     let opening = Opening {
         instance: "disk".to_owned(),
         children: Vec::new(),
         deadline: Instant::now() + Duration::from_secs(10),
+        read_only,
         host: Host::detached("disk"),
     };
     FileBackend::open(options(path), opening)
