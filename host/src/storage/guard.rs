@@ -2,7 +2,7 @@
 //!
 //! Nothing else in the host calls a backend, and layers are handed only guarded children. A guard changes no answer that
 //! keeps the contract; it cannot end a call that hangs, but says so in its health, and no other call joins in beyond the
-//! limit. See `gate.rs` for the limit, `breaker.rs` and `kind.rs` for when a backend is left alone.
+//! limit. See `gate.rs` for the limit, `breakers.rs` and `kind.rs` for when a backend is left alone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use storage_plugin_api::{
 };
 use tracing::{error, info, warn};
 
-use super::breaker::{Admission, Breaker, BreakerState, Refusal, Sign};
+use super::breaker::{Admission, BreakerState, Refusal, Sign};
+use super::breakers::Breakers;
 use super::config::Config;
 use super::gate::{Gate, NoEntry, Overdue, drop_caught, panic_message};
 use super::kind::{
@@ -33,7 +34,7 @@ pub struct Guard {
     instance: Arc<str>,
     capabilities: Capabilities,
     gate: Gate,
-    breaker: Breaker,
+    breakers: Breakers,
     call_timeout: Duration,
     closed: AtomicBool,
     meter: Meter,
@@ -53,7 +54,7 @@ impl Guard {
             instance: Arc::clone(instance),
             gate: Gate::new(backend, capabilities.parallel_calls),
             capabilities,
-            breaker: Breaker::new(config.breaker.clone()),
+            breakers: Breakers::new(&config.breaker),
             call_timeout: config.call_timeout,
             closed: AtomicBool::new(false),
             meter: Meter::new(metrics, instance),
@@ -72,10 +73,10 @@ impl Guard {
         &self.capabilities
     }
 
-    /// Where the circuit breaker stands.
+    /// Where the circuit breakers stand; the one that is worse off.
     #[must_use]
     pub fn breaker_state(&self) -> BreakerState {
-        self.breaker.state(Instant::now()).0
+        self.breakers.state(Instant::now()).0
     }
 
     /// The call that hangs, if one does.
@@ -98,7 +99,8 @@ impl Guard {
         sign_of: impl Fn(&T) -> Sign<'_>,
     ) -> Result<T> {
         let call = call.at_most(self.call_timeout);
-        let admission = self.breaker.admit(Instant::now(), kind.tells).map_err(|refusal| self.refused(&refusal))?;
+        let breaker = self.breakers.of(kind);
+        let admission = breaker.admit(Instant::now(), kind.tells).map_err(|refusal| self.refused(&refusal))?;
         let answer = match self.gate.enter(kind.name, call.deadline) {
             Ok(pass) => {
                 let run = AssertUnwindSafe(|| run(pass.backend(), &call));
@@ -108,34 +110,35 @@ impl Guard {
             }
             Err(refused) => {
                 let error = self.not_let_in(refused);
-                self.breaker.report(Instant::now(), admission, Sign::Nothing);
+                breaker.report(Instant::now(), admission, Sign::Nothing);
                 self.meter.failed(error.kind);
                 return Err(error);
             }
         };
         match &answer {
-            Ok(answer) => self.report(admission, sign_of(answer)),
+            Ok(answer) => self.report(kind, admission, sign_of(answer)),
             Err(error) => {
                 self.meter.failed(error.kind);
-                if kind.writes && error.kind == ErrorKind::Configuration {
+                if kind.alarms && error.kind == ErrorKind::Configuration {
                     error!(backend = %self.instance, call = kind.name, %error, "storage.misconfigured");
                 }
-                self.report(admission, sign_of_error(kind, error));
+                self.report(kind, admission, sign_of_error(kind, error));
             }
         }
         answer
     }
 
-    fn report(&self, admission: Admission, sign: Sign<'_>) {
-        if !self.breaker.report(Instant::now(), admission, sign) {
+    fn report(&self, kind: Kind, admission: Admission, sign: Sign<'_>) {
+        let breaker = self.breakers.of(kind);
+        if !breaker.report(Instant::now(), admission, sign) {
             return;
         }
-        let (state, reason) = self.breaker.state(Instant::now());
-        self.meter.breaker(state);
-        match state {
-            BreakerState::Closed => info!(backend = %self.instance, "storage.breaker_closed"),
-            BreakerState::Open | BreakerState::HalfOpen => {
-                warn!(backend = %self.instance, reason = reason.unwrap_or_default(), "storage.breaker_opened");
+        self.meter.breaker(self.breaker_state());
+        let calls = kind.path();
+        match breaker.state(Instant::now()) {
+            (BreakerState::Closed, _) => info!(backend = %self.instance, calls, "storage.breaker_closed"),
+            (BreakerState::Open | BreakerState::HalfOpen, reason) => {
+                warn!(backend = %self.instance, calls, reason = reason.unwrap_or_default(), "storage.breaker_opened");
             }
         }
     }
@@ -210,7 +213,7 @@ impl Backend for Guard {
     }
 
     fn health(&self) -> Health {
-        let (state, reason) = self.breaker.state(Instant::now());
+        let (state, reason) = self.breakers.state(Instant::now());
         let health = match (self.hanging(), state, self.gate.backend()) {
             (_, _, None) => Health::unhealthy("closed"),
             (Some(Overdue { call, running, late }), _, _) => Health::unhealthy(format!(
@@ -410,6 +413,23 @@ mod tests {
         eventually("it is found again", || merge(&guard, &["a"]).is_ok());
         assert_eq!(guard.breaker_state(), BreakerState::Closed);
         assert_eq!(metrics.breaker_open.get_or_create(&BackendLabel { backend: "root".to_owned() }).get(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_written_to_can_still_be_read() {
+        let backend = TestBackend::new();
+        let guard = guarded(&backend, &quick(), &Metrics::new());
+        backend.set_fault(|call| match call {
+            "merge" => Err(Error::unavailable("the disk is full")),
+            _ => Ok(()),
+        });
+        for _ in 0..5 {
+            assert!(merge(&guard, &["a"]).is_err());
+            assert!(guard.get(&call(), &["a"], Fields::Whole).is_ok());
+        }
+
+        assert_eq!(guard.breaker_state(), BreakerState::Open, "a read does not close it");
+        assert_eq!(guard.health().reason, "the disk is full");
     }
 
     #[test]
