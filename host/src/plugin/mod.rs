@@ -32,7 +32,7 @@ pub struct Loader {
     copies: private_copy::Copies,
     metrics: Arc<dyn PluginMetrics>,
     /// By content hash: a library that is loaded already is used again.
-    loaded: Mutex<HashMap<String, Arc<Library>>>,
+    loaded: Arc<Mutex<HashMap<String, Arc<Library>>>>,
 }
 
 /// Why a plugin was not loaded. The text says what to do.
@@ -66,8 +66,14 @@ impl Loader {
             directories: find::directories(directories),
             copies: private_copy::Copies::new(cache),
             metrics,
-            loaded: Mutex::default(),
+            loaded: Arc::default(),
         }
+    }
+
+    /// A loader that looks in other directories and knows what this one has loaded.
+    #[must_use]
+    pub fn looking_in(&self, directories: &[PathBuf], cache: Option<&Path>) -> Self {
+        Self { loaded: Arc::clone(&self.loaded), ..Self::new(directories, cache, Arc::clone(&self.metrics)) }
     }
 
     /// The directories that are searched, in order.
