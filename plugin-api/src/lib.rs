@@ -151,6 +151,8 @@ pub mod abi;
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod backend;
+#[doc(hidden)]
+pub mod c_abi;
 mod capabilities;
 mod convert;
 mod document_backend;
