@@ -23,6 +23,36 @@ pub fn build_example(name: &str, into: &Path) -> PathBuf {
     build(&workspace, &format!("storage-backend-{name}"), &library_name(name), into, &["--locked"])
 }
 
+/// Builds the plugin in C of `examples/c-log`, and gives its library.
+///
+/// # Panics
+/// When it does not build.
+#[must_use]
+#[track_caller]
+pub fn build_c_example(into: &Path) -> PathBuf {
+    make_c_example("build", into);
+    into.join(library_name("clog"))
+}
+
+/// Makes a target of `examples/c-log`, and gives what was printed.
+///
+/// # Panics
+/// When that fails.
+#[track_caller]
+pub fn make_c_example(target: &str, into: &Path) -> String {
+    let output = Command::new("make")
+        .arg("--no-print-directory")
+        .arg("-C")
+        .arg(repository().join("examples/c-log"))
+        .arg(target)
+        .arg(format!("BUILD={}", into.display()))
+        .output()
+        .expect("`make` starts; install it");
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "`make {target}` of examples/c-log failed:\n{text}");
+    text.into_owned()
+}
+
 /// Builds a package of a workspace, and gives a copy in a directory of the file of this name that it made. The options
 /// are those of `cargo build`.
 ///
