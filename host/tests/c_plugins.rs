@@ -249,3 +249,24 @@ fn health_metrics_and_close_are_those_of_the_plugin() {
     assert!(!backend.health().healthy);
     is_defect(odd.open("close_fails").expect("opened").close(&call()), "not today");
 }
+
+#[test]
+fn a_store_is_closed_after_the_last_call_even_if_that_is_its_health() {
+    let odd = Odd::built(&[]);
+    let backend = odd.open("slow_health").expect("opened");
+    let asked = std::thread::spawn({
+        let backend = Arc::clone(&backend);
+        move || backend.health()
+    });
+    let begun = || odd.metrics.encode().contains("begun");
+    while !begun() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+
+    let late = backend.close(&Call::with_budget(Duration::ZERO));
+
+    is_defect(late, "the store is closed when it ends");
+    let health = asked.join().expect("no panic");
+    assert!(health.healthy, "{health:?}");
+    assert_eq!(backend.health().reason, "called after it was closed");
+}

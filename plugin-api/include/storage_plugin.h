@@ -21,7 +21,8 @@
  * Threads. `get`, `put`, `scan`, `remove` and `flush` of an instance come from any thread, at most `parallel_calls` of
  * them at once; `health` comes at any time beside them. `open` comes before all of them, `close` after all of them.
  * The functions of a `storage_call` are for the thread that was called, those of a `storage_host` for every thread from
- * `open` until `close` returns. Several instances of a plugin may be open at once. A library is never unloaded.
+ * `open` until `close` returns, or until an `open` that fails does. Several instances of a plugin may be open at once. A
+ * library is never unloaded.
  *
  * Deadlines. Calls are synchronous, and should be back within `budget_us` microseconds. A call that is late holds up
  * others and makes the worker unready; it cannot be ended from outside. A call that cannot do its work in time
@@ -133,7 +134,7 @@ typedef struct storage_remove {
     uint64_t reserved;
 } storage_remove;
 
-/* The worker, as an instance sees it; valid until its `close` returns. */
+/* The worker, as an instance sees it. */
 struct storage_host {
     uint32_t struct_size;
     uint32_t reserved;
