@@ -49,21 +49,28 @@ static uint32_t check(storage_call *call, const storage_value *values, storage_d
 
 /* Opens the directory; makes it, durably, unless it shall only be read. */
 static uint32_t open_directory(storage_call *call, store *opened, const char *path, int read_only) {
-    if (!read_only && mkdir(path, 0700) != 0 && errno != EEXIST) {
+    int made = !read_only && mkdir(path, 0700) == 0;
+    if (!read_only && !made && errno != EEXIST) {
         return storage_fail(call, STORAGE_CONFIGURATION, "cannot make the directory `%s`: %s", path, strerror(errno));
     }
     opened->directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (opened->directory < 0 && errno == ENOENT) {
         return storage_fail(call, STORAGE_CONFIGURATION, "nothing is stored in `%s`", path);
     }
-    int above = opened->directory < 0 ? -1 : openat(opened->directory, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (above < 0 || (!read_only && fsync(above) != 0)) {
-        uint32_t kind = storage_fail(call, STORAGE_CONFIGURATION, "cannot open the directory `%s`: %s", path, strerror(errno));
-        if (above >= 0) (void)close(above);
-        return kind;
+    if (opened->directory < 0) {
+        return storage_fail(call, STORAGE_CONFIGURATION, "cannot open the directory `%s`: %s", path, strerror(errno));
     }
-    (void)close(above);
-    return STORAGE_OK;
+    if (read_only) return STORAGE_OK;
+    /* Synced at every start, since the one that made the directory may have been killed. Who did not make it may not be
+     * allowed to. */
+    int above = openat(opened->directory, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int synced = above >= 0 && fsync(above) == 0;
+    uint32_t kind = STORAGE_OK;
+    if (made && !synced) {
+        kind = storage_fail(call, STORAGE_CONFIGURATION, "cannot sync the directory of `%s`: %s", path, strerror(errno));
+    }
+    if (above >= 0) (void)close(above);
+    return kind;
 }
 
 /* Takes the directory for this process; those that only read may share it. */

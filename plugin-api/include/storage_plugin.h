@@ -198,7 +198,8 @@ typedef struct storage_descriptor {
     const storage_option *options;
     size_t option_count;
 
-    /* Optional. Looks at the values of options before `open`, and adjusts the description. Touches nothing. */
+    /* Optional. Looks at the values of options before `open`, and adjusts the description. Touches nothing, and keeps
+     * nothing: the host of this call is gone when it returns. */
     uint32_t (*check)(storage_call *call, const storage_value *values, storage_description *description);
     /* Opens an instance: sets `*store` to whatever the other functions shall be given. After an error there is none. */
     uint32_t (*open)(storage_call *call, const storage_opening *opening, void **store);
