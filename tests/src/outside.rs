@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 use crate::process::{library_name, worker_binary};
+use crate::worker::Setup;
 
 /// Held while a package is built.
 static BUILDING: Mutex<()> = Mutex::new(());
@@ -32,6 +33,19 @@ pub fn build_example(name: &str, into: &Path) -> PathBuf {
 pub fn build_c_example(into: &Path) -> PathBuf {
     make_c_example("build", into);
     into.join(library_name("clog"))
+}
+
+/// A configuration with the plugin in C of `examples/c-log`, built into a directory of its set-up.
+///
+/// # Panics
+/// When it does not build.
+#[must_use]
+#[track_caller]
+pub fn c_example_setup(redis_url: &str) -> Setup {
+    let setup = Setup::new(redis_url, "clog");
+    let plugin = build_c_example(&setup.path("built"));
+    let [plugin, data] = [plugin, setup.path("data")].map(|path| path.to_str().expect("paths are Unicode").to_owned());
+    setup.set("backends.main.plugin", plugin).set("backends.main.options.path", data)
 }
 
 /// Makes a target of `examples/c-log`, and gives what was printed.

@@ -3,12 +3,11 @@
 //! synchronous [`Backend`](storage_plugin_api::Backend) is what all the other tests run on.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use storage_worker_tests::confirmations::{Confirmation, Confirmations};
 use storage_worker_tests::generate::Generator;
-use storage_worker_tests::outside::{build_c_example, build_example, make_c_example};
+use storage_worker_tests::outside::{build_example, c_example_setup, make_c_example};
 use storage_worker_tests::process::library_name;
 use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::redis_server::RedisServer;
@@ -25,30 +24,30 @@ const EVALUATIONS: usize = 40;
 struct Author {
     redis: RedisServer,
     setup: Setup,
-    built: TempDir,
+    _built: Option<TempDir>,
 }
 
 impl Author {
-    fn of(build: impl FnOnce(&Path) -> PathBuf) -> Self {
+    fn of(example: &str) -> Self {
         let built = tempfile::tempdir().expect("make a temporary directory");
-        let plugin = build(built.path());
+        let plugin = build_example(example, built.path());
         let redis = RedisServer::start();
         let setup = Setup::new(&redis.url(), plugin.to_str().expect("temporary paths are Unicode"));
-        Self { redis, setup, built }
+        Self { redis, setup, _built: Some(built) }
     }
 
     fn shelf() -> Self {
-        Self::of(|into| build_example("shelf", into)).set("backends.main.options.max_documents", 1000)
+        Self::of("shelf").set("backends.main.options.max_documents", 1000)
     }
 
     fn asynchronous(latency: &str) -> Self {
-        Self::of(|into| build_example("asynchronous", into)).set("backends.main.options.latency", latency)
+        Self::of("asynchronous").set("backends.main.options.latency", latency)
     }
 
     fn in_c() -> Self {
-        let author = Self::of(build_c_example);
-        let path = author.setup.path("data");
-        author.set("backends.main.options.path", path.to_str().expect("temporary paths are Unicode"))
+        let redis = RedisServer::start();
+        let setup = c_example_setup(&redis.url());
+        Self { redis, setup, _built: None }
     }
 
     fn set(mut self, path: &str, value: impl Into<toml::Value>) -> Self {
@@ -147,7 +146,7 @@ fn the_plugin_in_c_passes_its_own_test() {
 #[test]
 fn a_plugin_in_c_is_inspected_checked_and_explained_as_any_other() {
     let author = Author::in_c();
-    let plugin = author.built.path().join(library_name("clog"));
+    let plugin = author.setup.path("built").join(library_name("clog"));
     let said = |setup: &Setup, arguments: &[&str]| {
         let output = setup.command(arguments).output().expect("start the worker");
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use storage_worker_tests::confirmations::Confirmations;
-use storage_worker_tests::outside::build_c_example;
+use storage_worker_tests::outside::c_example_setup;
 use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::second_model::Sent;
@@ -26,12 +26,8 @@ fn what_is_confirmed_as_durable_was_synced_before() {
 
 #[test]
 fn what_a_plugin_in_c_is_confirmed_for_as_durable_was_synced_before() {
-    let built = tempfile::tempdir().expect("make a temporary directory");
-    let plugin = build_c_example(built.path());
     let redis = RedisServer::start();
-    let setup = Setup::new(&redis.url(), plugin.to_str().expect("temporary paths are Unicode"));
-    let path = setup.path("data");
-    let setup = setup.set("backends.main.options.path", path.to_str().expect("temporary paths are Unicode"));
+    let setup = c_example_setup(&redis.url());
 
     confirmed_is_synced(&redis, setup);
 }

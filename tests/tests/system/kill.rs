@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use storage_worker_tests::confirmations::Confirmations;
 use storage_worker_tests::load::Load;
-use storage_worker_tests::outside::build_c_example;
+use storage_worker_tests::outside::c_example_setup;
 use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::second_model::Sent;
@@ -35,12 +35,8 @@ fn nothing_confirmed_is_lost_and_no_file_is_torn_when_the_worker_is_killed() {
 
 #[test]
 fn nothing_confirmed_is_lost_by_a_plugin_in_c_when_the_worker_is_killed() {
-    let built = tempfile::tempdir().expect("make a temporary directory");
-    let plugin = build_c_example(built.path());
     let redis = RedisServer::start();
-    let setup = Setup::new(&redis.url(), plugin.to_str().expect("temporary paths are Unicode"));
-    let path = setup.path("data");
-    let setup = setup.set("backends.main.options.path", path.to_str().expect("temporary paths are Unicode"));
+    let setup = c_example_setup(&redis.url());
 
     kill(&redis, &setup, KILLS_IN_C);
 }
