@@ -211,7 +211,8 @@ typedef struct storage_descriptor {
      * had; never 0. Calls `answer` for each. Whoever reads after that sees it. */
     uint32_t (*put)(storage_call *call, void *store, const storage_put *puts, size_t count);
     /* Reads documents in the order of the bytes of their ids, those behind `after` (empty: from the first one), and calls
-     * `entry` for each: until `limit` were given, or none is left, or `entry` gives 0. */
+     * `entry` for each: until `limit` were given, or none is left, or `entry` gives 0. One that ends earlier, and is no
+     * error, says that none is left. */
     uint32_t (*scan)(storage_call *call, void *store, storage_text after, size_t limit);
     /* Removes each document whose version is the expected one. One that is not there is a conflict. Calls `answer` for each. */
     uint32_t (*remove)(storage_call *call, void *store, const storage_remove *removes, size_t count);
