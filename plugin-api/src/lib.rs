@@ -154,6 +154,8 @@ mod backend;
 #[doc(hidden)]
 pub mod c_abi;
 mod capabilities;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod convert;
 mod document_backend;
 mod document_store;
