@@ -1,8 +1,8 @@
 /*
  * A storage plugin in C: documents in a log of their own, each write synced before it is answered.
  *
- * This file is what the worker calls; log.c has the file, index.c what is in memory. One lock stands around all of it,
- * so one call runs at a time (`parallel_calls` is 1), and `health` beside it.
+ * This file is what the worker calls; log.c has the file, index.c what is in memory. One lock stands around all of it:
+ * while one call waits for the disk, the worker merges what the next ones are to write.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -276,7 +276,7 @@ static uint32_t health(storage_call *call, void *given) {
 STORAGE_PLUGIN_EXPORT const storage_descriptor storage_plugin_descriptor = {
     STORAGE_DESCRIPTOR_HEAD,
     .flags = STORAGE_DURABLE,
-    .parallel_calls = 1,
+    .parallel_calls = 4,
     .options = OPTIONS,
     .option_count = sizeof OPTIONS / sizeof *OPTIONS,
     .check = check,

@@ -143,6 +143,23 @@ fn the_plugin_in_c_passes_its_own_test() {
     assert!(printed.contains("all is well"), "{printed}");
 }
 
+/// What every backend must do, by `plugin test`, with a log that is compacted all the time.
+#[test]
+fn the_plugin_in_c_keeps_what_a_durable_backend_promises() {
+    let author = Author::in_c();
+    let plugin = author.setup.path("built").join(library_name("clog"));
+    let options = r#"{"path": "{dir}", "compact_min_bytes": 20000}"#;
+
+    let mut command = author.setup.command(&["plugin", "test", "--options", options]);
+    let output = command.arg(plugin).output().expect("start the worker");
+
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    for level in ["basic     yes", "durable   yes"] {
+        assert!(text.contains(level), "{text}");
+    }
+}
+
 #[test]
 fn a_plugin_in_c_is_inspected_checked_and_explained_as_any_other() {
     let author = Author::in_c();
