@@ -24,6 +24,7 @@ use self::waiting::Waiting;
 use crate::config::{Config, ConfigError, Loaded};
 use crate::http::{self, AppState, BindError, Listener, WorkerStatus};
 use crate::plugin::Loader;
+use crate::plugin::lock::Lock;
 use crate::secret::redact_url;
 use crate::source::Source;
 use crate::source::pubsub::PubSub;
@@ -88,7 +89,10 @@ impl AppError {
 /// Everything that is wrong with it, each with its line.
 pub fn plan(loaded: &Loaded, metrics: &Metrics) -> Result<Plan, ConfigError> {
     let storage = &loaded.config.storage;
-    let loader = Loader::new(&storage.plugin_dirs, storage.plugin_cache_dir.as_deref(), Arc::new(metrics.clone()));
+    let lock = loaded.file.as_deref().map(Lock::beside).transpose();
+    let lock = lock.map_err(|error| ConfigError::Problems(vec![loaded.problem(&["backends"], error.to_string())]))?;
+    let loader = Loader::new(&storage.plugin_dirs, storage.plugin_cache_dir.as_deref(), Arc::new(metrics.clone()))
+        .with_lock(lock.flatten());
     Plan::of(storage, &loaded.config.backends, &loader).map_err(|problems| {
         let place = |problem: crate::storage::Problem| loaded.problem(&problem.path, problem.message);
         ConfigError::Problems(problems.0.into_iter().map(place).collect())

@@ -4,6 +4,7 @@
 mod authors;
 mod files;
 mod hostile;
+mod locked;
 mod versions;
 
 use std::process::Output;

@@ -1,6 +1,7 @@
 //! `plugin`: what authors and operators do with the files of plugins.
 
 mod inspect;
+mod lock;
 
 use std::process::ExitCode;
 
@@ -9,7 +10,7 @@ use clap::{Args, Subcommand};
 use super::{Global, UsageError, output};
 use crate::plugin::find;
 
-/// Show what plugins there are, or what one is; runs none of their code
+/// Show what plugins there are and what one is, and pin their builds; runs none of their code
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -27,16 +28,24 @@ enum PluginCommand {
         /// A name in `storage.plugin_dirs`, or the path of a file
         plugin: String,
     },
+    /// Write down which builds of its plugins a configuration may run, into a file beside it
+    #[command(after_help = lock::HELP)]
+    Lock {
+        /// Say how the lock file differs from the builds that are there now, and write nothing
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 /// Runs one of the commands.
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let directories = find::directories(&global.load()?.config.storage.plugin_dirs);
+    let directories = || -> anyhow::Result<_> { Ok(find::directories(&global.load()?.config.storage.plugin_dirs)) };
     match &arguments.command {
-        PluginCommand::List => inspect::list(&find::all(&directories), global.output),
+        PluginCommand::List => inspect::list(&directories()?, global.output),
         PluginCommand::Inspect { plugin } => {
-            let path = find::resolve(plugin, &directories).map_err(|error| UsageError(error.to_string()))?;
+            let path = find::resolve(plugin, &directories()?).map_err(|error| UsageError(error.to_string()))?;
             inspect::inspect(&path, global.output)
         }
+        PluginCommand::Lock { check } => lock::run(*check, global),
     }
 }
