@@ -5,6 +5,7 @@ mod authors;
 mod files;
 mod hostile;
 mod locked;
+mod new;
 mod versions;
 
 use std::process::Output;

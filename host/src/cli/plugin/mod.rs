@@ -2,6 +2,8 @@
 
 mod inspect;
 mod lock;
+mod new;
+mod plugin_api;
 
 use std::process::ExitCode;
 
@@ -10,7 +12,7 @@ use clap::{Args, Subcommand};
 use super::{Global, UsageError, output};
 use crate::plugin::find;
 
-/// Show what plugins there are and what one is, and pin their builds; runs none of their code
+/// Show what plugins there are and what one is, pin their builds, begin a new one
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -28,6 +30,9 @@ enum PluginCommand {
         /// A name in `storage.plugin_dirs`, or the path of a file
         plugin: String,
     },
+    /// Make a crate for a new plugin, ready to build and test
+    #[command(after_help = new::HELP)]
+    New(new::NewArguments),
     /// Write down which builds of its plugins a configuration may run, into a file beside it
     #[command(after_help = lock::HELP)]
     Lock {
@@ -46,6 +51,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
             let path = find::resolve(plugin, &directories()?).map_err(|error| UsageError(error.to_string()))?;
             inspect::inspect(&path, global.output)
         }
+        PluginCommand::New(arguments) => new::run(arguments, global),
         PluginCommand::Lock { check } => lock::run(*check, global),
     }
 }
