@@ -15,7 +15,7 @@ static BUILDING: Mutex<()> = Mutex::new(());
 /// Builds the plugin `examples/<name>`, and gives a copy of its library in a directory.
 ///
 /// # Panics
-/// When it does not build, or not with the versions of its lock file.
+/// When it does not build, or not with the versions of its lock file; one that this workspace has not is downloaded.
 #[must_use]
 #[track_caller]
 pub fn build_example(name: &str, into: &Path) -> PathBuf {
@@ -34,7 +34,7 @@ pub fn build(workspace: &Path, package: &str, file: &str, into: &Path, options: 
     let target = shared_target();
     let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let output = Command::new(env!("CARGO"))
-        .args(["build", "--offline", "--quiet", "-p", package])
+        .args(["build", "--quiet", "-p", package])
         .args(options)
         .current_dir(workspace)
         .env("CARGO_TARGET_DIR", &target)
