@@ -4,6 +4,7 @@ mod inspect;
 mod lock;
 mod new;
 mod plugin_api;
+mod test;
 
 use std::process::ExitCode;
 
@@ -12,7 +13,7 @@ use clap::{Args, Subcommand};
 use super::{Global, UsageError, output};
 use crate::plugin::find;
 
-/// Show what plugins there are and what one is, pin their builds, begin a new one
+/// Begin a plugin, test it, show what there are and what one is, pin their builds
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -40,12 +41,16 @@ enum PluginCommand {
         #[arg(long)]
         check: bool,
     },
+    /// Find out whether a plugin does all that a backend must do; runs its code, in processes of its own
+    #[command(after_help = test::HELP)]
+    Test(test::Arguments),
 }
 
 /// Runs one of the commands.
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let directories = || -> anyhow::Result<_> { Ok(find::directories(&global.load()?.config.storage.plugin_dirs)) };
     match &arguments.command {
+        PluginCommand::Test(arguments) => test::run(arguments, global),
         PluginCommand::List => inspect::list(&directories()?, global.output),
         PluginCommand::Inspect { plugin } => {
             let path = find::resolve(plugin, &directories()?).map_err(|error| UsageError(error.to_string()))?;
