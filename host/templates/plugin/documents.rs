@@ -1,7 +1,7 @@
 //! The storage backend `PLUGIN_NAME`: keeps each document in a file of its own.
 //!
 //! `storage-worker` makes one document of an evaluation and merges events into it; this crate only keeps bytes under an
-//! id, with a version that changes on every write. It is complete: durable, for one process at a time. Put your own
+//! id, with a version that changes on every write. It is complete: volatile, for one process at a time. Put your own
 //! store in the place of the files, one method after the other, and run `cargo test` on the way.
 //!
 //! `files.rs` reads and writes single files, this file is what the worker calls.
@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use storage_plugin_api::{
-    Call, Capabilities, Description, Document, DocumentStore, Error, Health, OpenDocumentStore,
-    Opening, Put, PutAnswer, Result, Scan, ScanPage,
+    Call, Description, Document, DocumentStore, Error, Health, OpenDocumentStore, Opening, Put,
+    PutAnswer, Result, Scan, ScanPage,
 };
 
 use crate::files::Directory;
@@ -48,11 +48,8 @@ impl OpenDocumentStore for Store {
     /// Touches nothing: `storage-worker check` asks this of a configuration that may never run.
     fn check(options: &Options) -> Description {
         let mut description = Description {
-            // Every write is synced before it is answered. Say `false` here if yours is not.
-            capabilities: Capabilities {
-                durable: true,
-                ..Capabilities::default()
-            },
+            // The default capabilities: volatile, for one process. Say `durable` once every write is synced before it is
+            // answered; `storage-worker plugin test` then asks for it.
             notes: vec![format!("files in {}", options.path.display())],
             ..Description::default()
         };
@@ -109,9 +106,7 @@ impl DocumentStore for Store {
             known.versions.insert(put.id.to_owned(), version);
             PutAnswer::Done
         };
-        let answers = puts.iter().map(&mut put_one).collect();
-        self.directory.sync()?;
-        Ok(answers)
+        Ok(puts.iter().map(&mut put_one).collect())
     }
 
     fn scan(&self, _: &Call, scan: &Scan) -> Result<ScanPage> {
@@ -140,9 +135,7 @@ impl DocumentStore for Store {
             known.versions.remove(*id);
             PutAnswer::Done
         };
-        let answers = deletes.iter().map(&mut delete_one).collect();
-        self.directory.sync()?;
-        Ok(answers)
+        Ok(deletes.iter().map(&mut delete_one).collect())
     }
 
     /// Asked every second or so: no waiting here, not even for a lock.
@@ -154,7 +147,6 @@ impl DocumentStore for Store {
     }
 
     fn flush(&self, _: &Call) -> Result<()> {
-        // `put` and `delete` have synced already.
         Ok(())
     }
 

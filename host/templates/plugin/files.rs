@@ -1,11 +1,11 @@
 //! Single files, and the directory that has them.
 //!
-//! A file is the version (8 bytes) and then the document. It is written under another name, synced and renamed, so that
-//! a crash leaves the old document or the new one.
+//! A file is the version (8 bytes) and then the document. It is written under another name and renamed, so that the
+//! end of the process leaves the old document or the new one.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use storage_plugin_api::{Document, Error, Result};
@@ -13,13 +13,15 @@ use storage_plugin_api::{Document, Error, Result};
 use crate::failed;
 
 const ENDING: &str = ".document";
+/// Longest name without its ending; file systems take 255 bytes.
+const MAX_NAME: usize = 240;
 const UNFINISHED: &str = "unfinished";
 
 /// A directory that no other process has open to write.
 pub(crate) struct Directory {
     path: PathBuf,
-    /// Locked, and what is synced after a rename.
-    handle: File,
+    /// Locked for as long as it is open.
+    _lock: File,
 }
 
 impl Directory {
@@ -37,7 +39,7 @@ impl Directory {
         match handle.try_lock() {
             Ok(()) => Ok(Self {
                 path: path.to_owned(),
-                handle,
+                _lock: handle,
             }),
             Err(TryLockError::WouldBlock) => {
                 let path = path.display();
@@ -64,8 +66,14 @@ impl Directory {
                 let mut version = [0; 8];
                 let read =
                     File::open(entry.path()).and_then(|mut file| file.read_exact(&mut version));
-                read.map_err(|error| failed(&format!("read `{}`", entry.path().display()), error))?;
-                versions.insert(id, u64::from_le_bytes(version));
+                match read {
+                    Ok(()) => drop(versions.insert(id, u64::from_le_bytes(version))),
+                    // A crash of the machine has left a part of what was never synced.
+                    Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
+                    Err(error) => {
+                        return Err(failed(&format!("read `{}`", entry.path().display()), error));
+                    }
+                }
             }
         }
         Ok(versions)
@@ -85,14 +93,18 @@ impl Directory {
         }
     }
 
-    /// Durable once the directory is synced, too.
+    /// Not synced: a crash of the machine may lose it, and `check` says so.
     pub(crate) fn write(&self, id: &str, version: u64, bytes: &[u8]) -> Result<()> {
+        if encode(id).len() > MAX_NAME {
+            return Err(Error::invalid_item(
+                "the id is too long for the name of a file",
+            ));
+        }
         let unfinished = self.path.join(UNFINISHED);
         let write = || {
             let mut file = File::create(&unfinished)?;
             file.write_all(&version.to_le_bytes())?;
             file.write_all(bytes)?;
-            file.sync_data()?;
             fs::rename(&unfinished, self.file(id))
         };
         write().map_err(|error| failed("write a document", error))
@@ -100,13 +112,6 @@ impl Directory {
 
     pub(crate) fn remove(&self, id: &str) -> Result<()> {
         fs::remove_file(self.file(id)).map_err(|error| failed("delete a document", error))
-    }
-
-    /// Makes what was renamed and removed durable.
-    pub(crate) fn sync(&self) -> Result<()> {
-        self.handle
-            .sync_all()
-            .map_err(|error| failed("sync the directory", error))
     }
 
     fn file(&self, id: &str) -> PathBuf {

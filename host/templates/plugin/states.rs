@@ -45,6 +45,10 @@ impl States {
                 state,
             );
         }
+        if item.registers().is_empty() {
+            // Nothing is known, so there is nothing to store.
+            return Answer::new(Outcome::Unchanged, None, Durability::Volatile);
+        }
         if self.map.len() >= self.max_evaluations {
             return Answer::rejected(Error::overloaded("full; raise `max_evaluations`"));
         }

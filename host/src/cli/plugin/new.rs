@@ -139,7 +139,7 @@ impl Variant {
 }
 
 const DOCUMENTS: Variant = Variant {
-    summary: "a file per evaluation, durable, for one process at a time",
+    summary: "a file per evaluation, volatile, for one process at a time",
     sources: &[("src/lib.rs", template!("documents.rs")), ("src/files.rs", template!("files.rs"))],
     about: "- `src/lib.rs`: the options and the `DocumentStore`. `src/files.rs`: reading and writing single files.",
     features: "",
