@@ -27,6 +27,7 @@ use self::waiting::Waiting;
 use crate::config::{Config, ConfigError, Loaded};
 use crate::http::{self, AppState, BindError, Listener, WorkerStatus};
 use crate::plugin::Loader;
+use crate::plugin::lock::Lock;
 use crate::secret::redact_url;
 use crate::source::Source;
 use crate::source::pubsub::PubSub;
@@ -98,8 +99,13 @@ fn loader(loaded: &Loaded, metrics: &Metrics) -> Loader {
     Loader::new(&storage.plugin_dirs, storage.plugin_cache_dir.as_deref(), Arc::new(metrics.clone()))
 }
 
+/// The plan of a configuration, with the plugins that a loader knows already.
 fn plan_with(loaded: &Loaded, loader: &Loader) -> Result<Plan, ConfigError> {
-    Plan::of(&loaded.config.storage, &loaded.config.backends, loader).map_err(|problems| {
+    let storage = &loaded.config.storage;
+    let lock = loaded.file.as_deref().map(Lock::beside).transpose();
+    let lock = lock.map_err(|error| ConfigError::Problems(vec![loaded.problem(&["backends"], error.to_string())]))?;
+    let loader = loader.looking_in(&storage.plugin_dirs, storage.plugin_cache_dir.as_deref()).with_lock(lock.flatten());
+    Plan::of(storage, &loaded.config.backends, &loader).map_err(|problems| {
         let place = |problem: crate::storage::Problem| loaded.problem(&problem.path, problem.message);
         ConfigError::Problems(problems.0.into_iter().map(place).collect())
     })

@@ -146,6 +146,8 @@
 //! # }
 //! ```
 
+#![deny(missing_docs)]
+
 #[doc(hidden)]
 pub mod abi;
 #[cfg(feature = "tokio")]

@@ -210,9 +210,7 @@ impl Running {
 
     fn read_again(&self) -> Result<(Loaded, Plan), ConfigError> {
         let loaded = (self.parts.reread)()?;
-        let storage = &loaded.config.storage;
-        let loader = self.parts.loader.looking_in(&storage.plugin_dirs, storage.plugin_cache_dir.as_deref());
-        let plan = super::plan_with(&loaded, &loader)?;
+        let plan = super::plan_with(&loaded, &self.parts.loader)?;
         Ok((loaded, plan))
     }
 

@@ -1,6 +1,5 @@
 //! `plugin list` and `plugin inspect`: what plugins there are, and what one is. None of their code is run.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,7 +9,7 @@ use storage_plugin_api::manifest::{API_VERSION, Manifest};
 
 use super::output::{self, Output};
 use crate::error_chain::with_causes;
-use crate::plugin::{manifest, trust};
+use crate::plugin::{find, manifest, trust};
 
 pub(super) const LIST_HELP: &str = "\
 Examples:
@@ -26,8 +25,9 @@ Examples:
 
 Exit codes: 0 this worker can run it, 1 it cannot, 2 wrong usage or configuration";
 
-/// Shows what the file of every plugin that was found says of itself.
-pub(super) fn list(found: &BTreeMap<String, PathBuf>, format: Output) -> anyhow::Result<ExitCode> {
+/// Shows what the file of every plugin in these directories says of itself, and on the side where was looked.
+pub(super) fn list(directories: &[PathBuf], format: Output) -> anyhow::Result<ExitCode> {
+    let found = find::all(directories);
     let plugins: Vec<_> = found.iter().map(|(name, path)| (name, Inspected::of(path))).collect();
     match format {
         Output::Json => output::print_json(&plugins.iter().map(|(_, plugin)| plugin.json()).collect())?,
@@ -35,6 +35,9 @@ pub(super) fn list(found: &BTreeMap<String, PathBuf>, format: Output) -> anyhow:
             output::print("no plugins; name their directory in `storage.plugin_dirs`")?
         }
         Output::Text => output::print(&plugins.iter().map(|(name, plugin)| plugin.line(name)).collect::<String>())?,
+    }
+    if format == Output::Text {
+        output::print_note(&format!("looked in {}", find::describe(directories)));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -132,7 +135,6 @@ impl Inspected {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::find;
 
     #[test]
     fn a_file_that_is_no_plugin_is_told_with_the_reason() {
