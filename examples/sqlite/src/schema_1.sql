@@ -16,25 +16,6 @@ CREATE INDEX evaluations_by_status ON evaluations (status, created_at, id);
 CREATE INDEX evaluations_by_language ON evaluations (language, created_at, id) WHERE language IS NOT NULL;
 CREATE INDEX evaluations_by_end ON evaluations (ended_at) WHERE ended_at IS NOT NULL;
 
--- How many evaluations there are of each status. By triggers, so that it also holds for what people change by hand.
-CREATE TABLE totals (
-    status      TEXT NOT NULL PRIMARY KEY,
-    evaluations INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-
-CREATE TRIGGER evaluation_added AFTER INSERT ON evaluations BEGIN
-    INSERT INTO totals VALUES (new.status, 1) ON CONFLICT DO UPDATE SET evaluations = evaluations + 1;
-END;
-
-CREATE TRIGGER evaluation_moved AFTER UPDATE OF status ON evaluations WHEN new.status <> old.status BEGIN
-    UPDATE totals SET evaluations = evaluations - 1 WHERE status = old.status;
-    INSERT INTO totals VALUES (new.status, 1) ON CONFLICT DO UPDATE SET evaluations = evaluations + 1;
-END;
-
-CREATE TRIGGER evaluation_removed AFTER DELETE ON evaluations BEGIN
-    UPDATE totals SET evaluations = evaluations - 1 WHERE status = old.status;
-END;
-
 -- Texts that a layer keeps apart from the states.
 CREATE TABLE blobs (
     number     INTEGER PRIMARY KEY,

@@ -9,17 +9,18 @@ fn every_statement_follows_an_index() {
     let connection = raw(store.directory.path());
     let statements: Vec<&str> =
         [&merge::STATEMENTS[..], &read::STATEMENTS, &list::STATEMENTS, &prune::STATEMENTS, &blobs::STATEMENTS].concat();
-    assert_eq!(statements.len(), 19);
+    assert_eq!(statements.len(), 20);
 
     for sql in statements {
         let plan = plan(&connection, sql);
 
         for step in &plan {
-            // What a subquery found is gone through, and nothing else.
-            let scans = step.starts_with("SCAN") && !step.contains("subquery") && !step.contains("CONSTANT ROW");
+            // What a subquery found is gone through, and for a count an index, without its table.
+            let may_scan = ["subquery", "CONSTANT ROW", "USING COVERING INDEX evaluations_by_status"];
+            let scans = step.starts_with("SCAN") && !may_scan.iter().any(|may| step.contains(may));
             assert!(!scans && !step.contains("TEMP B-TREE"), "{sql}\n{plan:#?}");
         }
-        assert!(sql.starts_with("INSERT") || plan.iter().any(|step| step.starts_with("SEARCH")), "{sql}\n{plan:#?}");
+        assert!(sql.starts_with("INSERT") || plan.iter().any(|step| step.contains("USING")), "{sql}\n{plan:#?}");
     }
 }
 
