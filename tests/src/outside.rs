@@ -12,7 +12,8 @@ use crate::process::{library_name, worker_binary};
 /// Held while a package is built.
 static BUILDING: Mutex<()> = Mutex::new(());
 
-/// Builds the plugin `examples/<name>`, and gives a copy of its library in a directory.
+/// Builds the plugin `examples/<name>`, and gives a copy of its library in a directory. What it depends on, and this
+/// workspace does not, is fetched once.
 ///
 /// # Panics
 /// When it does not build, or not with the versions of its lock file.
@@ -34,7 +35,7 @@ pub fn build(workspace: &Path, package: &str, file: &str, into: &Path, options: 
     let target = worker_binary().parent().and_then(Path::parent).expect("target/<profile>/<file>").join("variants");
     let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let output = Command::new(env!("CARGO"))
-        .args(["build", "--offline", "--quiet", "-p", package])
+        .args(["build", "--quiet", "-p", package])
         .args(options)
         .current_dir(workspace)
         .env("CARGO_TARGET_DIR", &target)

@@ -65,6 +65,12 @@ impl OpenBackend for Sqlite {
         let path = std::path::absolute(&options.path).map_err(|cause| {
             Error::configuration(format_args!("`path` is `{}`: {cause}; give a whole one", options.path.display()))
         })?;
+        if opening.read_only && !path.exists() {
+            return Err(Error::configuration(format_args!(
+                "nothing is stored in `{}`: it is not there",
+                path.display()
+            )));
+        }
         let place = session::Place { path: path.clone(), synchronous: options.synchronous };
         let purpose = if opening.read_only { Purpose::Read } else { Purpose::Create };
         // Of a process that was killed, or of one that runs.

@@ -57,7 +57,7 @@ pub(crate) fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
 pub(crate) fn check(connection: &Connection, path: &Path) -> Result<()> {
     match version(connection, path)? {
         VERSION => Ok(()),
-        0 => Err(Error::configuration(format_args!("nothing is stored in `{}` yet", path.display()))),
+        0 => Err(Error::configuration(format_args!("nothing is stored in `{}`: it is empty", path.display()))),
         older => Err(Error::configuration(format_args!(
             "the database `{}` is of version {older}, this plugin reads version {VERSION}; start the worker once, \
              which migrates it",

@@ -13,6 +13,8 @@ use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::second_model::{Expected, Sent, Told, canonical, expect_one, expected, read};
 use storage_worker_tests::worker::{Setup, Worker};
 
+use crate::sqlite;
+
 const SETS: usize = 10_000;
 /// Sets whose events are mixed with each other; events of all of them wait in the worker at once.
 const SETS_AT_ONCE: usize = 1000;
@@ -121,6 +123,21 @@ fn the_worker_agrees_with_the_second_model_in_files() {
     }
 }
 
+#[test]
+fn the_worker_agrees_with_the_second_model_in_sqlite() {
+    let redis = RedisServer::start();
+    let built = tempfile::tempdir().expect("make a temporary directory");
+    let setup = sqlite::by_path(&redis, built.path());
+
+    let (worker, model) = store_generated_sets(&redis, &setup, 3);
+
+    worker.terminate(Duration::from_secs(60));
+    let worker = setup.start();
+    for (id, expected) in model.iter().step_by(10) {
+        compare(&worker, id, expected);
+    }
+}
+
 /// Publishes the sets, shuffled and repeated, and compares each evaluation's record and history with the second model.
 fn store_generated_sets(redis: &RedisServer, setup: &Setup, seed: u64) -> (Worker, BTreeMap<String, Expected>) {
     let worker = setup.start();
@@ -147,7 +164,7 @@ fn store_generated_sets(redis: &RedisServer, setup: &Setup, seed: u64) -> (Worke
 }
 
 #[track_caller]
-fn compare(worker: &Worker, id: &str, expected: &Expected) {
+pub(crate) fn compare(worker: &Worker, id: &str, expected: &Expected) {
     assert_eq!(worker.record(id).as_ref(), Some(&expected.record), "record of {id}");
     assert_eq!(worker.history(id), expected.history, "history of {id}");
 }

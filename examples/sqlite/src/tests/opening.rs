@@ -62,9 +62,15 @@ fn a_directory_that_is_not_there_is_named() {
 fn reading_makes_nothing() {
     let directory = tempfile::tempdir().expect("make a temporary directory");
 
-    refusal(directory.path(), true);
-
+    let missing = refusal(directory.path(), true);
+    assert!(missing.contains("nothing is stored in"), "{missing}");
     assert_eq!(files(directory.path()), [""; 0]);
+
+    std::fs::write(directory.path().join("a.db"), "").expect("written");
+    let empty = refusal(directory.path(), true);
+    assert!(empty.contains("it is empty"), "{empty}");
+    assert_eq!(std::fs::read(directory.path().join("a.db")).expect("read"), b"");
+    assert_eq!(files(directory.path()), ["a.db"]);
 }
 
 #[test]
