@@ -13,7 +13,7 @@ use storage_plugin_api::{
 };
 use tracing::info;
 
-use crate::files::{Files, log_of};
+use crate::files::{Files, log_of, make_directory_of};
 use crate::list::Place;
 use crate::options::Options;
 use crate::pool::Pool;
@@ -70,6 +70,16 @@ impl OpenBackend for Sqlite {
                 "nothing is stored in `{}`: it is not there",
                 path.display()
             )));
+        }
+        if !opening.read_only {
+            make_directory_of(&path).map_err(|cause| {
+                let message =
+                    format!("cannot make the directory of `{}`: {cause}; see that this user may", path.display());
+                match cause.kind() {
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::unavailable(message),
+                    _ => Error::configuration(message),
+                }
+            })?;
         }
         let place = session::Place { path: path.clone(), synchronous: options.synchronous };
         let purpose = if opening.read_only { Purpose::Read } else { Purpose::Create };

@@ -1,9 +1,10 @@
-//! Which files a connection has open, and whether they still have their names.
+//! The files of a database: the directory that they are in, and whether those that are open still have their names.
 //!
 //! SQLite goes on writing to a database that somebody moved away or removed, and what it says is stored is gone. The files
 //! are only looked at, never opened: closing one would drop the locks that SQLite of this process holds on it.
 
 use std::fs::Metadata;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -46,6 +47,18 @@ impl File {
         let identify = |file: Metadata| Self { device: file.dev(), inode: file.ino(), bytes: file.len() };
         std::fs::metadata(path).ok().map(identify)
     }
+}
+
+/// Makes the directory of a database, so that it is there after a crash of the machine too.
+pub(crate) fn make_directory_of(path: &Path) -> io::Result<()> {
+    let mut missing: Vec<&Path> = path.ancestors().skip(1).take_while(|directory| !directory.exists()).collect();
+    while let Some(directory) = missing.pop() {
+        match std::fs::create_dir(directory) {
+            Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => return Err(cause),
+            _ => directory.parent().map_or(Ok(()), |parent| std::fs::File::open(parent)?.sync_all())?,
+        }
+    }
+    Ok(())
 }
 
 /// The write-ahead log of a database.

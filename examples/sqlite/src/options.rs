@@ -12,8 +12,8 @@ const PARALLEL_CALLS: usize = 8;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
-    /// The database file; it is made if it is missing, its directory is not. On a local disk: over a network file system
-    /// SQLite cannot share it.
+    /// The database file; it is made if it is missing, and so is its directory. On a local disk: over a network file
+    /// system SQLite cannot share it.
     pub path: PathBuf,
     /// When a merge counts as stored. Default `"full"`.
     #[serde(default)]
@@ -79,14 +79,14 @@ fn problem(path: &Path) -> Option<String> {
             path.join("evaluations.db").display()
         ));
     }
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !directory.is_dir() {
-        return Some(format!(
-            "`path` is `{text}`, and there is no directory `{}`; make it, or mount what belongs there",
-            directory.display()
-        ));
-    }
-    None
+    // The closest that is there; what is missing below it is made.
+    let is_file = |above: &&Path| above.exists() && !above.is_dir();
+    path.ancestors().skip(1).find(is_file).map(|file| {
+        format!(
+            "`path` is `{text}`, but `{}` is a file, so there can be no directory; give another one",
+            file.display()
+        )
+    })
 }
 
 #[cfg(test)]
@@ -124,8 +124,13 @@ mod tests {
         let problem =
             |path: &Path| Options { path: path.to_owned(), synchronous: Synchronous::Full }.describe().problems.pop();
 
-        assert_eq!(problem(&directory.path().join("new.db")), None);
-        for path in [Path::new(""), Path::new(":memory:"), directory.path(), &directory.path().join("no/new.db")] {
+        for path in ["new.db", "new/deeper/new.db"] {
+            assert_eq!(problem(&directory.path().join(path)), None);
+        }
+        assert_eq!(problem(Path::new("new.db")), None);
+        let below_a_file = Path::new(file!()).canonicalize().map(|file| file.join("new.db"));
+        let below_a_file = below_a_file.expect("the tests run in the directory of the crate");
+        for path in [Path::new(""), Path::new(":memory:"), directory.path(), &below_a_file] {
             let problem = problem(path).unwrap_or_else(|| panic!("{path:?} is a problem"));
             assert!(problem.contains("`path`"), "{problem}");
         }

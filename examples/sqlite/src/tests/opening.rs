@@ -50,12 +50,25 @@ fn what_is_no_database_is_refused() {
 }
 
 #[test]
-fn a_directory_that_is_not_there_is_named() {
+fn a_directory_that_is_not_there_is_made() {
     let directory = tempfile::tempdir().expect("make a temporary directory");
+    let deeper = directory.path().join("not/there");
 
-    let refusal = refusal(&directory.path().join("none"), false);
+    refusal(&deeper, true);
+    assert_eq!(files(directory.path()), [""; 0]);
 
-    assert!(refusal.contains("directory"), "{refusal}");
+    merge(&open(&deeper), "a", &event("q", 1, Status::Queued));
+    assert!(get(&open(&deeper), "a").is_some());
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_named() {
+    let directory = tempfile::tempdir().expect("make a temporary directory");
+    std::fs::write(directory.path().join("file"), "").expect("written");
+
+    let refusal = refusal(&directory.path().join("file/below"), false);
+
+    assert!(refusal.contains("cannot make the directory"), "{refusal}");
 }
 
 #[test]
