@@ -83,6 +83,22 @@ fn found_by_its_name_it_keeps_the_contract() {
     assert!(status.success(), "the worker ended with {status}:\n{log}");
 }
 
+#[test]
+fn plugin_test_finds_it_complete_and_shared() {
+    let redis = RedisServer::start();
+    let built = tempfile::tempdir().expect("make a temporary directory");
+    let plugin = build_example("sqlite", built.path());
+    let plugin = plugin.to_str().expect("temporary paths are Unicode");
+    let setup = Setup::new(&redis.url(), plugin);
+    let arguments = ["plugin", "test", plugin, "--options", r#"{"path":"{dir}/evaluations.db"}"#, "--seed", "7"];
+
+    let tested = setup.command(&arguments).stdin(Stdio::null()).output().expect("it starts");
+
+    let told = String::from_utf8_lossy(&tested.stdout);
+    assert!(tested.status.success(), "{told}\n{}", String::from_utf8_lossy(&tested.stderr));
+    assert!(told.contains("\ncomplete  yes\n") && told.contains("\nshared    yes\n"), "{told}");
+}
+
 fn created_at(record: &Value) -> &str {
     record["created_at"].as_str().expect("a record was created")
 }
