@@ -13,7 +13,8 @@ use crate::worker::Setup;
 /// Held while a package is built.
 static BUILDING: Mutex<()> = Mutex::new(());
 
-/// Builds the plugin `examples/<name>`, and gives a copy of its library in a directory.
+/// Builds the plugin `examples/<name>`, and gives a copy of its library in a directory. What it depends on, and this
+/// workspace does not, is fetched once.
 ///
 /// # Panics
 /// When it does not build, or not with the versions of its lock file; one that this workspace has not is downloaded.

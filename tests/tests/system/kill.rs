@@ -77,7 +77,7 @@ fn kill(redis: &RedisServer, setup: &Setup, kills: u64) -> Vec<Duration> {
 }
 
 /// Publishes an event again and again until it is confirmed; gives the number of confirmations so far.
-fn probe_until_confirmed(redis: &RedisServer, confirmations: &Confirmations, kill: u64) -> usize {
+pub(crate) fn probe_until_confirmed(redis: &RedisServer, confirmations: &Confirmations, kill: u64) -> usize {
     let mut publisher = Publisher::new(redis);
     let at = "2025-01-01T00:00:00Z";
     let probe = json!({"eval_id": format!("probe-{kill}"), "code": "x", "event_id": "probe", "timestamp": at});

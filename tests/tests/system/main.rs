@@ -13,6 +13,7 @@ mod reading;
 mod redis_away;
 mod reload;
 mod shutdown;
+mod sqlite;
 
 use std::time::Duration;
 

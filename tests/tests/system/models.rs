@@ -14,6 +14,8 @@ use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::second_model::{Expected, Sent, Told, canonical, expect_one, expected, read};
 use storage_worker_tests::worker::{Setup, Worker};
 
+use crate::sqlite;
+
 const SETS: usize = 10_000;
 /// Sets whose events are mixed with each other; events of all of them wait in the worker at once.
 const SETS_AT_ONCE: usize = 1000;
@@ -125,9 +127,18 @@ fn the_worker_agrees_with_the_second_model_in_files() {
 #[test]
 fn the_worker_agrees_with_the_second_model_in_a_plugin_in_c() {
     let redis = RedisServer::start();
-    let setup = c_example_setup(&redis.url());
+    agrees_also_after_a_restart(&redis, &c_example_setup(&redis.url()), 3);
+}
 
-    let (worker, model) = store_generated_sets(&redis, &setup, 3);
+#[test]
+fn the_worker_agrees_with_the_second_model_in_sqlite() {
+    let redis = RedisServer::start();
+    let built = tempfile::tempdir().expect("make a temporary directory");
+    agrees_also_after_a_restart(&redis, &sqlite::by_path(&redis, built.path()), 4);
+}
+
+fn agrees_also_after_a_restart(redis: &RedisServer, setup: &Setup, seed: u64) {
+    let (worker, model) = store_generated_sets(redis, setup, seed);
 
     worker.terminate(Duration::from_secs(60));
     let worker = setup.start();
@@ -162,7 +173,7 @@ fn store_generated_sets(redis: &RedisServer, setup: &Setup, seed: u64) -> (Worke
 }
 
 #[track_caller]
-fn compare(worker: &Worker, id: &str, expected: &Expected) {
+pub(crate) fn compare(worker: &Worker, id: &str, expected: &Expected) {
     assert_eq!(worker.record(id).as_ref(), Some(&expected.record), "record of {id}");
     assert_eq!(worker.history(id), expected.history, "history of {id}");
 }
