@@ -1,7 +1,7 @@
 //! The lock file: which build of each plugin a configuration may run, by SHA-256.
 //!
-//! It lies beside the configuration (`prod.toml`, `prod.lock`), is written by `storage-worker plugin lock` and read at
-//! every start. Where there is one, it is complete: a plugin that is not in it is refused, since a list that lets
+//! It lies beside the configuration and has its name with the ending `.lock`, is written by `storage-worker plugin lock`
+//! and read at every start. Where there is one, it is complete: a plugin that is not in it is refused, since a list that lets
 //! others in protects from nothing. A `sha256` in the configuration is a second pin beside it, and a plugin that only
 //! that one names is let in.
 
