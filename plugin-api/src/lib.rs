@@ -151,6 +151,8 @@ pub mod abi;
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod backend;
+#[doc(hidden)]
+pub mod c_abi;
 mod capabilities;
 #[cfg(feature = "conformance")]
 pub mod conformance;

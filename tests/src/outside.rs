@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 use crate::process::{library_name, worker_binary};
+use crate::worker::Setup;
 
 /// Held while a package is built.
 static BUILDING: Mutex<()> = Mutex::new(());
@@ -21,6 +22,49 @@ static BUILDING: Mutex<()> = Mutex::new(());
 pub fn build_example(name: &str, into: &Path) -> PathBuf {
     let workspace = repository().join("examples").join(name);
     build(&workspace, &format!("storage-backend-{name}"), &library_name(name), into, &["--locked"])
+}
+
+/// Builds the plugin in C of `examples/c-log`, and gives its library.
+///
+/// # Panics
+/// When it does not build.
+#[must_use]
+#[track_caller]
+pub fn build_c_example(into: &Path) -> PathBuf {
+    make_c_example("build", into);
+    into.join(library_name("clog"))
+}
+
+/// A configuration with the plugin in C of `examples/c-log`, built into a directory of its set-up.
+///
+/// # Panics
+/// When it does not build.
+#[must_use]
+#[track_caller]
+pub fn c_example_setup(redis_url: &str) -> Setup {
+    let setup = Setup::new(redis_url, "clog");
+    let plugin = build_c_example(&setup.path("built"));
+    let [plugin, data] = [plugin, setup.path("data")].map(|path| path.to_str().expect("paths are Unicode").to_owned());
+    setup.set("backends.main.plugin", plugin).set("backends.main.options.path", data)
+}
+
+/// Makes a target of `examples/c-log`, and gives what was printed.
+///
+/// # Panics
+/// When that fails.
+#[track_caller]
+pub fn make_c_example(target: &str, into: &Path) -> String {
+    let output = Command::new("make")
+        .arg("--no-print-directory")
+        .arg("-C")
+        .arg(repository().join("examples/c-log"))
+        .arg(target)
+        .arg(format!("BUILD={}", into.display()))
+        .output()
+        .expect("`make` starts; install it");
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "`make {target}` of examples/c-log failed:\n{text}");
+    text.into_owned()
 }
 
 /// Builds a package of a workspace, and gives a copy in a directory of the file of this name that it made. The options

@@ -2,9 +2,15 @@
 //!
 //! In steps of trust, each relying only on what the one before established: the file is found (`find.rs`), may be
 //! trusted (`trust.rs`), says what it is without being run (`manifest.rs`), is copied to where nobody else writes
-//! (`private_copy.rs`), and its layout is compared with ours (`load.rs`, the only unsafe code of the host).
+//! (`private_copy.rs`), and its layout is compared with ours (`load.rs`), or in C its descriptor is read (`c_load.rs`).
 //! `library.rs` then makes and opens instances, `host_api.rs` is what plugins may call. Nothing is ever unloaded.
+//! A plugin in C becomes a document store by `c_store.rs`, `c_call.rs` and `c_options.rs`. The loaders and these are the
+//! only unsafe code of the host.
 
+mod c_call;
+mod c_load;
+mod c_options;
+mod c_store;
 pub mod find;
 pub mod host_api;
 pub mod library;
@@ -19,10 +25,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use storage_plugin_api::manifest::ABI_C;
 use thiserror::Error;
 
 use host_api::PluginMetrics;
-use library::Library;
+use library::{Code, Library};
 use manifest::{Inspected, ManifestError};
 
 /// Loads plugins for one worker.
@@ -32,7 +39,7 @@ pub struct Loader {
     copies: private_copy::Copies,
     metrics: Arc<dyn PluginMetrics>,
     /// By content hash: a library that is loaded already is used again.
-    loaded: Mutex<HashMap<String, Arc<Library>>>,
+    loaded: Arc<Mutex<HashMap<String, Arc<Library>>>>,
 }
 
 /// Why a plugin was not loaded. The text says what to do.
@@ -66,8 +73,14 @@ impl Loader {
             directories: find::directories(directories),
             copies: private_copy::Copies::new(cache),
             metrics,
-            loaded: Mutex::default(),
+            loaded: Arc::default(),
         }
+    }
+
+    /// A loader that looks in other directories and knows what this one has loaded.
+    #[must_use]
+    pub fn looking_in(&self, directories: &[PathBuf], cache: Option<&Path>) -> Self {
+        Self { loaded: Arc::clone(&self.loaded), ..Self::new(directories, cache, Arc::clone(&self.metrics)) }
     }
 
     /// The directories that are searched, in order.
@@ -113,7 +126,10 @@ impl Loader {
 
     fn load_new(&self, path: &Path, inspected: Inspected) -> Result<Arc<Library>, load::Refused> {
         let place = self.copies.place(path, &inspected);
-        let module = load::load(&place, &inspected.manifest)?;
+        let code = match inspected.manifest.abi.as_str() {
+            ABI_C => Code::C(c_load::load(&place)?),
+            _ => Code::Rust(load::load(&place, &inspected.manifest)?),
+        };
         tracing::info!(
             plugin = inspected.manifest.name,
             version = inspected.manifest.version,
@@ -122,6 +138,6 @@ impl Loader {
             sha256 = inspected.sha256,
             "plugin loaded"
         );
-        Ok(Arc::new(Library::new(path.to_owned(), inspected, module, Arc::clone(&self.metrics))))
+        Ok(Arc::new(Library::new(path.to_owned(), inspected, code, Arc::clone(&self.metrics))))
     }
 }

@@ -11,6 +11,7 @@ mod lifecycles;
 mod models;
 mod reading;
 mod redis_away;
+mod reload;
 mod shutdown;
 
 use std::time::Duration;

@@ -8,6 +8,7 @@ use serde_json::Value;
 use storage_plugin_api::{EventStamp, Record, State, Status};
 use storage_worker_tests::confirmations::Confirmations;
 use storage_worker_tests::generate::Generator;
+use storage_worker_tests::outside::c_example_setup;
 use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::second_model::{Expected, Sent, Told, canonical, expect_one, expected, read};
@@ -115,6 +116,20 @@ fn the_worker_agrees_with_the_second_model_in_files() {
         let events: Vec<Value> = serde_json::from_slice(&events).expect("a history's file is a list");
         assert_eq!(events.len(), expected.history.len(), "history file of {id}");
     }
+    let worker = setup.start();
+    for (id, expected) in model.iter().step_by(10) {
+        compare(&worker, id, expected);
+    }
+}
+
+#[test]
+fn the_worker_agrees_with_the_second_model_in_a_plugin_in_c() {
+    let redis = RedisServer::start();
+    let setup = c_example_setup(&redis.url());
+
+    let (worker, model) = store_generated_sets(&redis, &setup, 3);
+
+    worker.terminate(Duration::from_secs(60));
     let worker = setup.start();
     for (id, expected) in model.iter().step_by(10) {
         compare(&worker, id, expected);

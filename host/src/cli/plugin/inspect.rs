@@ -79,7 +79,9 @@ impl Inspected {
             value["version"] = Value::from(manifest.version.as_str());
             value["kind"] = Value::from(manifest.kind.as_str());
             value["api"] = Value::from(manifest.api.as_str());
+            value["abi"] = Value::from(manifest.abi.as_str());
             value["rustc"] = Value::from(manifest.rustc.as_str());
+            value["compiler"] = Value::from(manifest.compiler.as_str());
             value["target"] = Value::from(manifest.target.as_str());
             value["panic"] = Value::from(manifest.panic.as_str());
         }
@@ -107,9 +109,12 @@ impl Inspected {
                 ("kind", manifest.kind.clone()),
                 ("plugin-api", format!("{} (this worker: {API_VERSION})", manifest.api)),
                 ("rustc", manifest.rustc.clone()),
+                ("compiler", manifest.compiler.clone()),
                 ("target", manifest.target.clone()),
                 ("panic", manifest.panic.clone()),
             ]);
+            // A plugin in Rust has no C compiler, one in C no panics.
+            rows.retain(|(_, value)| !value.is_empty());
         }
         rows.extend(self.sha256.iter().map(|sha256| ("sha256", sha256.clone())));
         rows.push(match &self.problem {
