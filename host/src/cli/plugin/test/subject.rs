@@ -75,7 +75,11 @@ impl Origin {
                 let tree = opened.map_err(|error| match error {
                     OpenError::Configuration { error, .. } | OpenError::Unavailable { error, .. } => error,
                     OpenError::Stopped => Error::unavailable("a backend of the tree stayed unavailable"),
-                    other => Error::internal(other),
+                    other @ OpenError::Unhealthy { .. } => Error::unavailable(other),
+                    other @ (OpenError::Defect { .. }
+                    | OpenError::Late { .. }
+                    | OpenError::StillHangs { .. }
+                    | OpenError::Thread { .. }) => Error::internal(other),
                 })?;
                 Ok(Arc::new(OpenedTree { tree, is_closed: AtomicBool::new(false) }))
             }
