@@ -51,7 +51,7 @@ fn a_new_document_store_builds_and_passes_by_the_commands_of_its_readme_and_ci()
 fn a_new_backend_builds_and_passes() {
     for arguments in [&["my-backend", "--kind", "backend"][..], &["my-async", "--async"]] {
         let (_directory, path) = new(arguments);
-        outside::run_as_stranger(&path, "cargo clippy --locked --no-deps --all-targets -- -D warnings\ncargo test");
+        outside::run_as_stranger(&path, "cargo test\ncargo clippy --locked --no-deps --all-targets -- -D warnings");
     }
 }
 
