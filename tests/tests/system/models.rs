@@ -122,7 +122,7 @@ fn the_worker_agrees_with_the_second_model_in_files() {
 }
 
 /// Publishes the sets, shuffled and repeated, and compares each evaluation's record and history with the second model.
-fn store_generated_sets(redis: &RedisServer, setup: &Setup, seed: u64) -> (Worker, BTreeMap<String, Expected>) {
+pub(crate) fn store_generated_sets(redis: &RedisServer, setup: &Setup, seed: u64) -> (Worker, BTreeMap<String, Expected>) {
     let worker = setup.start();
     let confirmations = Confirmations::listen(redis);
     let mut publisher = Publisher::new(redis);
@@ -147,7 +147,7 @@ fn store_generated_sets(redis: &RedisServer, setup: &Setup, seed: u64) -> (Worke
 }
 
 #[track_caller]
-fn compare(worker: &Worker, id: &str, expected: &Expected) {
+pub(crate) fn compare(worker: &Worker, id: &str, expected: &Expected) {
     assert_eq!(worker.record(id).as_ref(), Some(&expected.record), "record of {id}");
     assert_eq!(worker.history(id), expected.history, "history of {id}");
 }
