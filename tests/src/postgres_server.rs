@@ -127,11 +127,17 @@ impl PostgresServer {
         self.settings.push(setting.to_owned());
     }
 
+    /// Everything that it logged.
+    #[must_use]
+    pub fn whole_log(&self) -> String {
+        let log = std::fs::read(self.directory.path().join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
     /// The end of what it logged.
     #[must_use]
     pub fn log(&self) -> String {
-        let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
-        log.lines().rev().take(30).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
+        self.whole_log().lines().rev().take(30).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
     fn try_start(&mut self) -> bool {

@@ -131,7 +131,7 @@ async fn warn_if_volatile(pool: &Pool, deadline: std::time::Instant) -> Result<(
     let session = pool.session(deadline).await?;
     let sql = "SELECT current_setting('fsync'), current_setting('synchronous_commit')".to_owned();
     let query = crate::tables::Query { sql, types: Vec::new() };
-    let rows = session.run(&session.ready(&query).await?, &[]).await?;
+    let rows = session.query(&query, &[]).await?;
     if let Some(row) = rows.first() {
         let (fsync, commit): (&str, &str) = (row.get(0), row.get(1));
         if fsync == "off" || commit == "off" {

@@ -3,10 +3,9 @@
 use std::collections::{BTreeSet, HashMap};
 
 use storage_plugin_api::{Call, Delete, Deleted, Fields, Hash, Prune, Pruned, Record, Result};
-use tokio::join;
 
 use crate::errors::Failure;
-use crate::pool::{Parameter, Pool, Session, begin};
+use crate::pool::{Pool, Session, begin};
 use crate::rows::{self, Reader, get};
 use crate::statements::Statements;
 use crate::timestamp::Timestamp;
@@ -64,14 +63,9 @@ async fn delete_once(
     ids: &[&str],
     digests: &HashMap<&str, &Hash>,
 ) -> Result<HashMap<String, Deleted>, Failure> {
-    let lock = session.ready(&statements.lock_to_delete).await?;
-    let begin = begin(call, "");
-    let parameters: &[Parameter<'_>] = &[&ids];
-    session.enter_transaction();
-    let (begun, locked) = join!(biased; session.command(&begin), session.run(&lock, parameters));
-    begun?;
+    let locked = session.begin_with(&begin(call, ""), &statements.lock_to_delete, &[&ids]).await?;
     let mut outcome: HashMap<String, Deleted> =
-        locked?.iter().map(|row| (row.get::<_, String>(0), Deleted::Deleted)).collect();
+        locked.iter().map(|row| (row.get::<_, String>(0), Deleted::Deleted)).collect();
     let asked: Vec<&str> =
         ids.iter().copied().filter(|id| digests.contains_key(id) && outcome.contains_key(*id)).collect();
     if !asked.is_empty() {
@@ -84,7 +78,7 @@ async fn delete_once(
     }
     let gone: Vec<&str> =
         outcome.iter().filter(|(_, deleted)| **deleted == Deleted::Deleted).map(|(id, _)| id.as_str()).collect();
-    session.run(&session.ready(&statements.delete).await?, &[&gone]).await?;
+    session.query(&statements.delete, &[&gone]).await?;
     session.command("COMMIT").await?;
     Ok(outcome)
 }
@@ -131,14 +125,7 @@ async fn prune_part(
     part: &[String],
     before: Timestamp,
 ) -> Result<u64, Failure> {
-    let ready = session.ready(&statements.prune).await?;
-    let begin = begin(call, "");
-    let parameters: &[Parameter<'_>] = &[&part, &before];
-    session.enter_transaction();
-    let (begun, removed, ended) =
-        join!(biased; session.command(&begin), session.run(&ready, parameters), session.command("COMMIT"));
-    begun?;
-    let removed = removed?.len() as u64;
-    ended?;
-    Ok(removed)
+    let removed = session.begin_with(&begin(call, ""), &statements.prune, &[&part, &before]).await?;
+    session.command("COMMIT").await?;
+    Ok(removed.len() as u64)
 }

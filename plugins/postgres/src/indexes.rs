@@ -79,7 +79,7 @@ async fn missing(session: &Session, tables: &Tables) -> Result<Vec<(&'static str
          WHERE i.indrelid = to_regclass($1) AND i.indisvalid",
         &[Type::TEXT],
     );
-    let rows = session.run(&session.ready(&query).await?, &[&tables.qualified("evaluations")]).await?;
+    let rows = session.query(&query, &[&tables.qualified("evaluations")]).await?;
     let found: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
     let is_needed = |name: &str| name != "evaluations_id_bytes" || tables.needs_id_index();
     let missing = INDEXES.iter().filter(|(name, _)| is_needed(name) && !found.contains(&&*tables.plain(name)));

@@ -8,12 +8,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use storage_plugin_api::{Answer, Call, Durability, Error, Item, State};
-use tokio::join;
 use tracing::debug;
 
 use crate::errors::{Failure, unreadable};
 use crate::joined::{Group, Joined, groups, join};
-use crate::pool::{Parameter, Pool, Session, begin};
+use crate::pool::{Pool, Session, begin};
 use crate::rows::{self, Reader};
 use crate::state_form;
 use crate::statements::Statements;
@@ -169,13 +168,7 @@ async fn lock<'a>(
     groups: &[&Group<'a>],
 ) -> Result<Locked<'a>, Failure> {
     let ids: Vec<&'a str> = groups.iter().map(|group| group.id).collect();
-    let ready = session.ready(&statements.lock).await?;
-    let begin = begin(call, "");
-    let parameters: &[Parameter<'_>] = &[&ids];
-    session.enter_transaction();
-    let (begun, rows) = join!(biased; session.command(&begin), session.run(&ready, parameters));
-    begun?;
-    let rows = rows?;
+    let rows = session.begin_with(&begin(call, ""), &statements.lock, &[&ids]).await?;
     let mut states = HashMap::with_capacity(rows.len());
     let mut refused = HashMap::new();
     let mut others = Vec::new();

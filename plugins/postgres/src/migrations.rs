@@ -5,13 +5,13 @@
 
 use std::time::{Duration, Instant};
 
-use storage_plugin_api::{Error, Result};
+use storage_plugin_api::{Call, Error, Result};
 use tokio_postgres::types::Type;
 use tracing::info;
 
 use crate::errors::Failure;
 use crate::options::Migrate;
-use crate::pool::{Pool, Session};
+use crate::pool::{Pool, Session, begin};
 use crate::tables::{Tables, quoted, without_comments};
 
 /// What each version adds; the first is number 1.
@@ -66,9 +66,11 @@ pub(crate) async fn prepare(
     reads_only: bool,
     deadline: Instant,
 ) -> Result<Tables> {
-    let session = pool.session(deadline).await?;
+    let mut session = pool.session(deadline).await?;
+    begin_until(&mut session, deadline).await?;
     check_encoding(&session).await?;
     let found = version(&session, &tables).await?;
+    commit(&mut session).await?;
     if found > VERSION {
         return Err(Error::configuration(format_args!(
             "the tables in schema `{}` are of version {found}, this plugin knows up to {VERSION}; use a newer one",
@@ -85,12 +87,26 @@ pub(crate) async fn prepare(
         }
         run(pool, &tables, deadline).await?;
     }
+    begin_until(&mut session, deadline).await?;
     check_rights(&session, &tables, reads_only).await?;
     let tables = match is_bytewise(&session, &tables).await? {
         true => tables,
         false => tables.with_id_of_other_order(),
     };
+    commit(&mut session).await?;
     Ok(tables)
+}
+
+/// Begins a transaction, for the sake of its time-out: somebody may have locked a table.
+async fn begin_until(session: &mut Session, deadline: Instant) -> Result<(), Failure> {
+    session.enter_transaction();
+    session.command(&begin(&Call { deadline, attempt: 0 }, "")).await
+}
+
+async fn commit(session: &mut Session) -> Result<(), Failure> {
+    session.command("COMMIT").await?;
+    session.leave_transaction();
+    Ok(())
 }
 
 async fn check_encoding(session: &Session) -> Result<(), Failure> {
@@ -111,14 +127,14 @@ async fn version(session: &Session, tables: &Tables) -> Result<i32, Failure> {
         return Ok(0);
     }
     let query = tables.query("SELECT coalesce(max(version), 0) FROM {versions}", &[]);
-    let rows = session.run(&session.ready(&query).await?, &[]).await?;
+    let rows = session.query(&query, &[]).await?;
     Ok(rows.first().map_or(0, |row| row.get(0)))
 }
 
 async fn exists(session: &Session, tables: &Tables, table: &str) -> Result<bool, Failure> {
     // A schema that does not exist has no tables; `to_regclass` says so without an error.
     let query = tables.query("SELECT to_regclass($1) IS NOT NULL", &[Type::TEXT]);
-    let rows = session.run(&session.ready(&query).await?, &[&tables.qualified(table)]).await?;
+    let rows = session.query(&query, &[&tables.qualified(table)]).await?;
     Ok(rows.first().is_some_and(|row| row.get(0)))
 }
 
@@ -176,7 +192,7 @@ async fn run_once(pool: &Pool, tables: &Tables, deadline: Instant) -> Result<(),
 /// Creates the schema if it is missing: asking for it needs a right that the role may not have otherwise.
 async fn create_schema(session: &Session, tables: &Tables) -> Result<String, Failure> {
     let query = tables.query("SELECT 1 FROM pg_namespace WHERE nspname = $1", &[Type::TEXT]);
-    let rows = session.run(&session.ready(&query).await?, &[&tables.schema()]).await?;
+    let rows = session.query(&query, &[&tables.schema()]).await?;
     Ok(match rows.is_empty() {
         true => format!("CREATE SCHEMA {}", quoted(tables.schema())),
         false => String::new(),
@@ -189,7 +205,7 @@ async fn create_schema(session: &Session, tables: &Tables) -> Result<String, Fai
 pub(crate) async fn advisory_lock(session: &Session, tables: &Tables) -> Result<bool, Failure> {
     let query = tables.query("SELECT pg_try_advisory_xact_lock($1, hashtext($2))", &[Type::INT4, Type::TEXT]);
     let name = tables.qualified("evaluations");
-    let rows = session.run(&session.ready(&query).await?, &[&ADVISORY_CLASS, &name]).await?;
+    let rows = session.query(&query, &[&ADVISORY_CLASS, &name]).await?;
     Ok(rows.first().is_some_and(|row| row.get(0)))
 }
 
@@ -200,7 +216,7 @@ async fn check_adopted(session: &Session, tables: &Tables) -> Result<(), Failure
             "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
             &[Type::TEXT],
         );
-        let rows = session.run(&session.ready(&query).await?, &[&tables.qualified(table)]).await?;
+        let rows = session.query(&query, &[&tables.qualified(table)]).await?;
         let found: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
         let missing: Vec<&str> = columns.iter().copied().filter(|column| !found.contains(column)).collect();
         if found.is_empty() || missing.is_empty() {
@@ -252,7 +268,7 @@ async fn check_rights(session: &Session, tables: &Tables, reads_only: bool) -> R
         let query =
             tables.query("SELECT has_sequence_privilege(pg_get_serial_sequence($1, 'id'), 'USAGE')", &[Type::TEXT]);
         let name = tables.qualified("evaluation_events");
-        let rows = session.run(&session.ready(&query).await?, &[&name]).await?;
+        let rows = session.query(&query, &[&name]).await?;
         if rows.first().is_some_and(|row| row.get::<_, Option<bool>>(0) == Some(false)) {
             missing.push(format!("USAGE ON the sequence of {name}"));
         }
@@ -271,13 +287,13 @@ async fn is_bytewise(session: &Session, tables: &Tables) -> Result<bool, Failure
          WHERE a.attrelid = to_regclass($1) AND a.attname = 'id' AND d.datname = current_database()",
         &[Type::TEXT],
     );
-    let rows = session.run(&session.ready(&query).await?, &[&tables.qualified("evaluations")]).await?;
+    let rows = session.query(&query, &[&tables.qualified("evaluations")]).await?;
     let collation: Option<String> = rows.first().and_then(|row| row.get(0));
     Ok(matches!(collation.as_deref(), Some("C" | "POSIX")))
 }
 
 async fn text(session: &Session, sql: &str) -> Result<Option<String>, Failure> {
     let query = crate::tables::Query { sql: sql.to_owned(), types: Vec::new() };
-    let rows = session.run(&session.ready(&query).await?, &[]).await?;
+    let rows = session.query(&query, &[]).await?;
     Ok(rows.first().and_then(|row| row.get(0)))
 }

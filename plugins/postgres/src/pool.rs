@@ -1,5 +1,6 @@
 //! Connections: where they come from, and that none is used again whose transaction may still be open.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, RecyclingMethod, Runtime, Timeouts};
@@ -44,10 +45,10 @@ impl Pool {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeouts = Timeouts { wait: Some(left), create: Some(left), recycle: Some(left) };
         let client = self.pool.timeout_get(&timeouts).await?;
-        Ok(Session { client: Some(client), named: self.named, is_clean: true })
+        Ok(Session { client: Some(client), named: self.named, in_transaction: false, pending: AtomicUsize::new(0) })
     }
 
-    /// Rows of a statement that only reads, in one round trip.
+    /// Rows of a statement that only reads, in a transaction of its own.
     pub(crate) async fn read(
         &self,
         call: &Call,
@@ -80,7 +81,9 @@ impl Pool {
 pub(crate) struct Session {
     client: Option<Object>,
     named: bool,
-    is_clean: bool,
+    in_transaction: bool,
+    /// Requests whose answers have not come; of a call that was given up they never do.
+    pending: AtomicUsize,
 }
 
 /// A statement that is ready to run on one connection.
@@ -90,11 +93,14 @@ pub(crate) enum Ready<'a> {
 }
 
 impl Session {
-    /// Prepares a statement, the first time on a connection. Done before a transaction, so that within it statements can
-    /// follow each other without waiting.
+    /// Prepares a statement, the first time on a connection; ready at once afterwards.
+    ///
+    /// Within a transaction, since this waits for whoever has locked the table, and only there it has a time-out.
     pub(crate) async fn ready<'a>(&self, query: &'a Query) -> Result<Ready<'a>, Failure> {
         match self.named {
-            true => Ok(Ready::Named(self.client().prepare_typed_cached(&query.sql, &query.types).await?)),
+            true => {
+                Ok(Ready::Named(self.answered(self.client().prepare_typed_cached(&query.sql, &query.types)).await?))
+            }
             false => Ok(Ready::Unnamed(query)),
         }
     }
@@ -102,28 +108,34 @@ impl Session {
     /// Runs a statement. It is sent when this is first polled, so that several can be under way in a known order.
     pub(crate) async fn run(&self, ready: &Ready<'_>, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Failure> {
         let rows = match ready {
-            Ready::Named(statement) => self.client().query(statement, parameters).await,
+            Ready::Named(statement) => self.answered(self.client().query(statement, parameters)).await,
             Ready::Unnamed(query) => {
                 let typed: Vec<_> = parameters.iter().copied().zip(query.types.iter().cloned()).collect();
-                self.client().query_typed(&query.sql, &typed).await
+                self.answered(self.client().query_typed(&query.sql, &typed)).await
             }
         };
         rows.map_err(Failure::from)
     }
 
+    /// Makes a statement ready and runs it.
+    pub(crate) async fn query(&self, query: &Query, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Failure> {
+        let ready = self.ready(query).await?;
+        self.run(&ready, parameters).await
+    }
+
     /// Runs SQL that has no parameters and no answer. Sent when first polled.
     pub(crate) async fn command(&self, sql: &str) -> Result<(), Failure> {
-        self.client().batch_execute(sql).await.map_err(Failure::from)
+        self.answered(self.client().batch_execute(sql)).await.map_err(Failure::from)
     }
 
     /// From now on a transaction is open; see [`begin`] for the command that opens it.
     pub(crate) fn enter_transaction(&mut self) {
-        self.is_clean = false;
+        self.in_transaction = true;
     }
 
     /// The transaction ended well.
     pub(crate) fn leave_transaction(&mut self) {
-        self.is_clean = true;
+        self.in_transaction = false;
     }
 
     /// The transaction failed: ends it, if the connection is of any use.
@@ -131,21 +143,35 @@ impl Session {
         let is_of_use = matches!(failure, Failure::Data(_))
             || matches!(failure, Failure::Conflict(error) if !error.message.contains("cached plan"));
         if is_of_use && self.command("ROLLBACK").await.is_ok() {
-            self.is_clean = true;
+            self.in_transaction = false;
         }
     }
 
     async fn read(&mut self, call: &Call, query: &Query, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Failure> {
-        let ready = self.ready(query).await?;
-        let begin = begin(call, "READ ONLY");
-        self.enter_transaction();
-        let (begun, rows, ended) =
-            join!(biased; self.command(&begin), self.run(&ready, parameters), self.command("COMMIT"));
-        begun?;
-        let rows = rows?;
-        ended?;
+        let rows = self.begin_with(&begin(call, "READ ONLY"), query, parameters).await?;
+        self.command("COMMIT").await?;
         self.leave_transaction();
         Ok(rows)
+    }
+
+    /// Begins a transaction and runs its first statement, in one round trip once that is prepared.
+    pub(crate) async fn begin_with(
+        &mut self,
+        begin: &str,
+        query: &Query,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, Failure> {
+        self.enter_transaction();
+        let (begun, rows) = join!(biased; self.command(begin), self.query(query, parameters));
+        begun?;
+        rows
+    }
+
+    async fn answered<T>(&self, request: impl Future<Output = T>) -> T {
+        self.pending.fetch_add(1, Ordering::Relaxed);
+        let answer = request.await;
+        self.pending.fetch_sub(1, Ordering::Relaxed);
+        answer
     }
 
     fn client(&self) -> &Object {
@@ -156,7 +182,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if let Some(client) = self.client.take()
-            && !self.is_clean
+            && (self.in_transaction || self.pending.load(Ordering::Relaxed) > 0)
         {
             // Dropping the client itself closes the connection.
             drop(Object::take(client));

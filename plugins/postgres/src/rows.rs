@@ -27,7 +27,7 @@ impl Reader<'_> {
     pub(crate) async fn run(&self, query: &Query, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Failure> {
         match self {
             Self::Pool(pool, call) => pool.read(call, query, parameters).await,
-            Self::Session(session) => session.run(&session.ready(query).await?, parameters).await,
+            Self::Session(session) => session.query(query, parameters).await,
         }
     }
 }

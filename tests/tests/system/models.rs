@@ -122,7 +122,11 @@ fn the_worker_agrees_with_the_second_model_in_files() {
 }
 
 /// Publishes the sets, shuffled and repeated, and compares each evaluation's record and history with the second model.
-pub(crate) fn store_generated_sets(redis: &RedisServer, setup: &Setup, seed: u64) -> (Worker, BTreeMap<String, Expected>) {
+pub(crate) fn store_generated_sets(
+    redis: &RedisServer,
+    setup: &Setup,
+    seed: u64,
+) -> (Worker, BTreeMap<String, Expected>) {
     let worker = setup.start();
     let confirmations = Confirmations::listen(redis);
     let mut publisher = Publisher::new(redis);
