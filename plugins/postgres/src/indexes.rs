@@ -51,10 +51,12 @@ async fn build_missing(pool: &Pool, tables: &Tables) -> Result<(), Failure> {
     // One connection holds the lock in a transaction, another one builds, which it cannot do in a transaction.
     let mut lock = pool.session(Instant::now() + PATIENCE).await?;
     lock.enter_transaction();
-    lock.command("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = 0").await?;
+    lock.command("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
     if !advisory_lock(&lock, tables).await? {
         return Err(Failure::Conflict(Error::unavailable("another process builds the indexes")));
     }
+    // Ends the statement above for good: its snapshot would be waited for by the build, and so for ever.
+    lock.command("SET LOCAL idle_in_transaction_session_timeout = 0").await?;
     let mut builder = pool.session(Instant::now() + PATIENCE).await?;
     // Whatever is set for the session must not outlive it.
     builder.enter_transaction();

@@ -103,10 +103,13 @@ fn statement(tables: &Tables, wanted: &Wanted, after: Option<&Place>) -> (Query,
     let sql = match language {
         None => select(None),
         Some(language) => {
-            // Rows of the Python service have their language in the JSON, of which an index knows nothing.
+            // Rows of the Python service have their language in the JSON, of which an index knows nothing. Into JSON that
+            // has a NUL somewhere PostgreSQL does not look.
             let ours = select(Some(format!("language = {language}")));
             let others = select(Some(format!(
-                "state IS NULL AND language IS NULL AND (metadata -> 'language')::text = to_json({language}::text)::text"
+                "state IS NULL AND language IS NULL AND CASE WHEN strpos(metadata::text, '\\u0000') = 0 \
+                 THEN (metadata -> 'language')::text = to_json({language}::text)::text \
+                 ELSE strpos(metadata::text, '\"language\": ' || to_json({language}::text)::text) > 0 END"
             )));
             format!("SELECT * FROM (({ours}) UNION ALL ({others})) AS both_kinds ORDER BY {order} LIMIT {limit}")
         }

@@ -126,6 +126,7 @@ async fn version(session: &Session, tables: &Tables) -> Result<i32, Failure> {
     if !exists(session, tables, "storage_worker_schema").await? {
         return Ok(0);
     }
+    check_granted(session, tables, &[("storage_worker_schema", "SELECT")]).await?;
     let query = tables.query("SELECT coalesce(max(version), 0) FROM {versions}", &[]);
     let rows = session.query(&query, &[]).await?;
     Ok(rows.first().map_or(0, |row| row.get(0)))
@@ -254,7 +255,21 @@ async fn check_rights(session: &Session, tables: &Tables, reads_only: bool) -> R
             ("evaluation_bodies", "DELETE"),
         ],
     };
-    let query = tables.query("SELECT has_table_privilege($1, $2)", &[Type::TEXT, Type::TEXT]);
+    check_granted(session, tables, needed).await?;
+    if !reads_only {
+        let query =
+            tables.query("SELECT has_sequence_privilege(pg_get_serial_sequence($1, 'id'), 'USAGE')", &[Type::TEXT]);
+        let name = tables.qualified("evaluation_events");
+        let rows = session.query(&query, &[&name]).await?;
+        if rows.first().is_some_and(|row| row.get::<_, Option<bool>>(0) == Some(false)) {
+            return Err(missing_rights(&[format!("USAGE ON the sequence of {name}")]).into());
+        }
+    }
+    Ok(())
+}
+
+async fn check_granted(session: &Session, tables: &Tables, needed: &[(&str, &str)]) -> Result<(), Failure> {
+    let query = tables.query("SELECT has_table_privilege(to_regclass($1), $2)", &[Type::TEXT, Type::TEXT]);
     let ready = session.ready(&query).await?;
     let mut missing = Vec::new();
     for (table, right) in needed {
@@ -264,19 +279,11 @@ async fn check_rights(session: &Session, tables: &Tables, reads_only: bool) -> R
             missing.push(format!("{right} ON {name}"));
         }
     }
-    if !reads_only && missing.is_empty() {
-        let query =
-            tables.query("SELECT has_sequence_privilege(pg_get_serial_sequence($1, 'id'), 'USAGE')", &[Type::TEXT]);
-        let name = tables.qualified("evaluation_events");
-        let rows = session.query(&query, &[&name]).await?;
-        if rows.first().is_some_and(|row| row.get::<_, Option<bool>>(0) == Some(false)) {
-            missing.push(format!("USAGE ON the sequence of {name}"));
-        }
-    }
-    match missing.is_empty() {
-        true => Ok(()),
-        false => Err(Error::configuration(format_args!("the role lacks rights; GRANT {}", missing.join(", "))).into()),
-    }
+    if missing.is_empty() { Ok(()) } else { Err(missing_rights(&missing).into()) }
+}
+
+fn missing_rights(missing: &[String]) -> Error {
+    Error::configuration(format_args!("the role lacks rights; GRANT {}", missing.join(", ")))
 }
 
 /// True if the ids of the table are in the order of their bytes.
