@@ -76,6 +76,12 @@ impl PostgresServer {
         self.url_for("postgres", self.port)
     }
 
+    /// Where clients find another database of it.
+    #[must_use]
+    pub fn url_of(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
     /// Where a role finds it, on some port that leads to it.
     #[must_use]
     pub fn url_for(&self, role: &str, port: u16) -> String {

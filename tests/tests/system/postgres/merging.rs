@@ -79,7 +79,9 @@ fn writers_of_the_same_evaluations_lose_nothing_of_each_other() {
     let mut lines = 0;
     for (id, found) in ids.iter().zip(found) {
         let mut expected = State::new();
-        models.iter().for_each(|model| drop(expected.merge(&model[&**id])));
+        for model in &models {
+            expected.merge(&model[&**id]);
+        }
         lines += expected.with_prefix(names::HISTORY_PREFIX).len();
         assert_eq!(found.expect("it is stored").state.to_canonical_json(), expected.to_canonical_json(), "{id}");
     }

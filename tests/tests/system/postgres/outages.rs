@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use storage_worker_tests::confirmations::Confirmations;
 use storage_worker_tests::generate::Generator;
-use storage_worker_tests::postgres_server::PostgresServer;
+use storage_worker_tests::postgres_server::{Database, PostgresServer};
 use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::second_model::{Sent, expected};
@@ -71,7 +71,7 @@ fn connections_that_are_terminated() {
     survives(
         PostgresServer::start(),
         |server| {
-            let database = server.connect();
+            let database = Database::connect(&server.url_of("template1")).expect("the other database is there");
             database.run("ALTER DATABASE postgres ALLOW_CONNECTIONS false");
             database.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = 'postgres'");
             database
