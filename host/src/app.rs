@@ -7,8 +7,9 @@ mod signals;
 mod waiting;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -30,7 +31,7 @@ use crate::source::redis_client::{RedisClient, RedisClientError};
 use crate::storage::explain::Setting;
 use crate::storage::{Current, OpenError, Plan, Tree};
 use crate::telemetry::metrics::Metrics;
-use crate::worker::{Left, Parts, Served, Worker};
+use crate::worker::{Died, Left, Parts, Served, Worker};
 
 /// The generation of the configuration that a start has.
 const FIRST_GENERATION: u64 = 1;
@@ -59,6 +60,11 @@ pub enum AppError {
         .0.deliveries, .0.confirmations
     )]
     NotDrained(Left),
+    /// A thread panicked; without it the worker would only seem to run.
+    #[error(
+        "the thread `{0}` has panicked, which is a defect; please report it with the log. What was taken is drained"
+    )]
+    Died(String),
     /// A backend could not be closed.
     #[error("ended, but storage was not closed as it should: {0}")]
     NotClosed(String),
@@ -71,7 +77,7 @@ impl AppError {
         match self {
             Self::Config(_) | Self::Redis(_) | Self::Bind(_) => true,
             Self::Open(error) => error.is_configuration(),
-            Self::System(_) | Self::NotDrained(_) | Self::NotClosed(_) => false,
+            Self::System(_) | Self::Died(_) | Self::NotDrained(_) | Self::NotClosed(_) => false,
         }
     }
 }
@@ -101,6 +107,7 @@ pub async fn run(loaded: Loaded) -> Result<(), AppError> {
     let app = App::start(&loaded.config, settings, plan, metrics).await?;
     let ended = tokio::select! {
         failure = app.failed() => Err(failure),
+        Died(thread) = app.worker.died() => Err(AppError::Died(thread)),
         signal = signals.next() => { info!(signal, "storage_worker.stopping"); Ok(()) }
     };
     app.draining.store(true, Ordering::Relaxed);
@@ -123,6 +130,8 @@ struct App {
     draining: Arc<AtomicBool>,
     stop_opening: Arc<AtomicBool>,
     opening: tokio::sync::Mutex<oneshot::Receiver<OpenError>>,
+    /// Taken when the worker ends.
+    opener: Mutex<Option<JoinHandle<()>>>,
     close_timeout: Duration,
 }
 
@@ -157,8 +166,10 @@ impl App {
             current: Arc::clone(&current),
             worker: Arc::clone(&worker),
             stop: Arc::clone(&stop_opening),
+            call_timeout: config.storage.call_timeout,
         };
-        std::thread::Builder::new().name("open-storage".to_owned()).spawn(move || opener.run(failed))?;
+        let run = move || opener.run(failed);
+        let opener = std::thread::Builder::new().name("open-storage".to_owned()).spawn(run)?;
         info!(
             backend = config.storage.backend,
             redis_url = %redact_url(config.redis.url.expose()),
@@ -166,7 +177,9 @@ impl App {
             generation = FIRST_GENERATION,
             "storage_worker.initialized"
         );
-        Ok(Self { current, worker, draining, stop_opening, opening: tokio::sync::Mutex::new(opening), close_timeout })
+        let opening = tokio::sync::Mutex::new(opening);
+        let opener = Mutex::new(Some(opener));
+        Ok(Self { current, worker, draining, stop_opening, opening, opener, close_timeout })
     }
 
     /// Waits until it turns out that storage cannot be opened, for ever if it can.
@@ -181,11 +194,23 @@ impl App {
     async fn end(&self, drain_timeout: Duration) -> Result<(), AppError> {
         self.stop_opening.store(true, Ordering::Relaxed);
         let left = self.worker.drain(Instant::now() + drain_timeout).await;
+        self.opener_ended().await;
         let closed = match self.current.clear("the worker is ending") {
             Some(tree) => close(tree, self.close_timeout).await,
             None => Ok(()),
         };
         if left.is_nothing() { closed } else { Err(AppError::NotDrained(left)) }
+    }
+
+    /// Waits for the thread that opens storage, so that what it opened last is closed too. It was told to stop, and
+    /// leaves a plugin behind that does not return.
+    async fn opener_ended(&self) {
+        let opener = self.opener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(opener) = opener
+            && !matches!(tokio::task::spawn_blocking(move || opener.join()).await, Ok(Ok(())))
+        {
+            error!("the thread that opens storage has panicked");
+        }
     }
 
     /// Ends every wait.
@@ -214,6 +239,7 @@ fn start_worker(
             backend: Arc::new(Waiting::new(Arc::clone(current))),
             name: config.storage.backend.as_str().into(),
             generation: FIRST_GENERATION,
+            call_timeout: config.storage.call_timeout,
         },
         parallel_calls: plan.capabilities().parallel_calls,
         redis,
@@ -249,6 +275,7 @@ struct Opener {
     current: Arc<Current>,
     worker: Arc<Worker>,
     stop: Arc<AtomicBool>,
+    call_timeout: Duration,
 }
 
 impl Opener {
@@ -259,7 +286,8 @@ impl Opener {
                 let tree = Arc::new(tree);
                 let name = Arc::clone(tree.root().instance());
                 let backend = Arc::clone(tree.root()) as _;
-                self.worker.replace(Served { backend, name, generation: FIRST_GENERATION });
+                let call_timeout = self.call_timeout;
+                self.worker.replace(Served { backend, name, generation: FIRST_GENERATION, call_timeout });
                 info!(backend = %tree.root().instance(), durability = tree.durability().as_str(), "storage.opened");
                 self.current.put(tree);
             }

@@ -2,7 +2,7 @@
 //!
 //! Nothing else in the host calls a backend, and layers are handed only guarded children. A guard changes no answer that
 //! keeps the contract; it cannot end a call that hangs, but says so in its health, and no other call joins in beyond the
-//! limit. See `gate.rs` for the limit, `breaker.rs` and `kind.rs` for when a backend is left alone.
+//! limit. See `gate.rs` for the limit, `breakers.rs` and `kind.rs` for when a backend is left alone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use storage_plugin_api::{
 };
 use tracing::{error, info, warn};
 
-use super::breaker::{Admission, Breaker, BreakerState, Refusal, Sign};
+use super::breaker::{Admission, BreakerState, Refusal, Sign};
+use super::breakers::Breakers;
 use super::config::Config;
 use super::gate::{Gate, NoEntry, Overdue, drop_caught, panic_message};
 use super::kind::{
@@ -33,7 +34,7 @@ pub struct Guard {
     instance: Arc<str>,
     capabilities: Capabilities,
     gate: Gate,
-    breaker: Breaker,
+    breakers: Breakers,
     call_timeout: Duration,
     closed: AtomicBool,
     meter: Meter,
@@ -53,7 +54,7 @@ impl Guard {
             instance: Arc::clone(instance),
             gate: Gate::new(backend, capabilities.parallel_calls),
             capabilities,
-            breaker: Breaker::new(config.breaker.clone()),
+            breakers: Breakers::new(&config.breaker),
             call_timeout: config.call_timeout,
             closed: AtomicBool::new(false),
             meter: Meter::new(metrics, instance),
@@ -72,10 +73,10 @@ impl Guard {
         &self.capabilities
     }
 
-    /// Where the circuit breaker stands.
+    /// Where the circuit breakers stand; the one that is worse off.
     #[must_use]
     pub fn breaker_state(&self) -> BreakerState {
-        self.breaker.state(Instant::now()).0
+        self.breakers.state(Instant::now()).0
     }
 
     /// The call that hangs, if one does.
@@ -98,7 +99,8 @@ impl Guard {
         sign_of: impl Fn(&T) -> Sign<'_>,
     ) -> Result<T> {
         let call = call.at_most(self.call_timeout);
-        let admission = self.breaker.admit(Instant::now(), kind.tells).map_err(|refusal| self.refused(&refusal))?;
+        let breaker = self.breakers.of(kind);
+        let admission = breaker.admit(Instant::now(), kind.tells).map_err(|refusal| self.refused(&refusal))?;
         let answer = match self.gate.enter(kind.name, call.deadline) {
             Ok(pass) => {
                 let run = AssertUnwindSafe(|| run(pass.backend(), &call));
@@ -108,34 +110,35 @@ impl Guard {
             }
             Err(refused) => {
                 let error = self.not_let_in(refused);
-                self.breaker.report(Instant::now(), admission, Sign::Nothing);
+                breaker.report(Instant::now(), admission, Sign::Nothing);
                 self.meter.failed(error.kind);
                 return Err(error);
             }
         };
         match &answer {
-            Ok(answer) => self.report(admission, sign_of(answer)),
+            Ok(answer) => self.report(kind, admission, sign_of(answer)),
             Err(error) => {
                 self.meter.failed(error.kind);
-                if kind.writes && error.kind == ErrorKind::Configuration {
+                if kind.alarms && error.kind == ErrorKind::Configuration {
                     error!(backend = %self.instance, call = kind.name, %error, "storage.misconfigured");
                 }
-                self.report(admission, sign_of_error(kind, error));
+                self.report(kind, admission, sign_of_error(kind, error));
             }
         }
         answer
     }
 
-    fn report(&self, admission: Admission, sign: Sign<'_>) {
-        if !self.breaker.report(Instant::now(), admission, sign) {
+    fn report(&self, kind: Kind, admission: Admission, sign: Sign<'_>) {
+        let breaker = self.breakers.of(kind);
+        if !breaker.report(Instant::now(), admission, sign) {
             return;
         }
-        let (state, reason) = self.breaker.state(Instant::now());
-        self.meter.breaker(state);
-        match state {
-            BreakerState::Closed => info!(backend = %self.instance, "storage.breaker_closed"),
-            BreakerState::Open | BreakerState::HalfOpen => {
-                warn!(backend = %self.instance, reason = reason.unwrap_or_default(), "storage.breaker_opened");
+        self.meter.breaker(self.breaker_state());
+        let calls = kind.path();
+        match breaker.state(Instant::now()) {
+            (BreakerState::Closed, _) => info!(backend = %self.instance, calls, "storage.breaker_closed"),
+            (BreakerState::Open | BreakerState::HalfOpen, reason) => {
+                warn!(backend = %self.instance, calls, reason = reason.unwrap_or_default(), "storage.breaker_opened");
             }
         }
     }
@@ -210,7 +213,7 @@ impl Backend for Guard {
     }
 
     fn health(&self) -> Health {
-        let (state, reason) = self.breaker.state(Instant::now());
+        let (state, reason) = self.breakers.state(Instant::now());
         let health = match (self.hanging(), state, self.gate.backend()) {
             (_, _, None) => Health::unhealthy("closed"),
             (Some(Overdue { call, running, late }), _, _) => Health::unhealthy(format!(
@@ -288,153 +291,4 @@ impl std::fmt::Debug for Guard {
 }
 
 #[cfg(test)]
-mod tests {
-    use storage_plugin_api::abi::with_items;
-    use storage_plugin_api::{EventStamp, State, Status};
-
-    use super::super::testing::{TestBackend, counted, eventually, guarded, quick};
-    use super::*;
-    use crate::telemetry::metrics::BackendLabel;
-
-    fn call() -> Call {
-        Call::with_budget(Duration::from_secs(5))
-    }
-
-    fn queued() -> State {
-        let mut state = State::new();
-        state.set_open(&EventStamp::new(1, "e"), Status::Queued);
-        state
-    }
-
-    fn merge(guard: &Guard, ids: &[&str]) -> Result<Vec<Answer>> {
-        let state = queued();
-        let states: Vec<_> = ids.iter().map(|id| (*id, &state)).collect();
-        with_items(&states, |batch| guard.merge(&call(), batch))
-    }
-
-    #[test]
-    fn answers_name_the_instance_and_are_counted() {
-        let (backend, metrics) = (TestBackend::new(), Metrics::new());
-        let guard = guarded(&backend, &quick(), &metrics);
-
-        let answers = merge(&guard, &["a", "b", "a"]).expect("the backend is well");
-
-        assert!(answers.iter().all(|answer| answer.taken_by.as_deref() == Some("root")));
-        assert_eq!(counted(&metrics), ["merges created 2", "merges unchanged 1"]);
-    }
-
-    #[test]
-    fn a_panic_becomes_an_internal_error() {
-        let (backend, metrics) = (TestBackend::new(), Metrics::new());
-        let guard = guarded(&backend, &quick(), &metrics);
-        backend.set_fault(|call| panic!("{call} is not my day"));
-
-        let error = merge(&guard, &["a"]).expect_err("it panics");
-
-        assert_eq!(error.kind, ErrorKind::Internal);
-        assert_eq!(error.message, "backend `root` panicked in `merge`: merge is not my day");
-        assert!(!guard.health().healthy);
-        assert_eq!(counted(&metrics), ["storage_failures internal 1"]);
-        backend.mend();
-        assert!(merge(&guard, &["a"]).is_ok());
-    }
-
-    #[test]
-    fn a_panic_of_drop_is_caught() {
-        let metrics = Metrics::new();
-        let backend = TestBackend::new();
-        let guard = guarded(&backend, &quick(), &metrics);
-        backend.set_fault(|call| if call == "drop" { Err(Error::internal("dropped")) } else { Ok(()) });
-        drop(backend);
-
-        assert_eq!(guard.release().as_deref(), Some("dropped"));
-    }
-
-    #[test]
-    fn who_finds_no_place_within_the_call_timeout_is_told_overloaded() {
-        let backend = TestBackend::new();
-        let config = Config { call_timeout: Duration::from_millis(30), ..quick() };
-        let guard = guarded(&backend, &config, &Metrics::new());
-        let (release, entered) = backend.hang();
-
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| merge(&guard, &["a"]));
-            }
-            for _ in 0..2 {
-                entered.recv().expect("two calls enter");
-            }
-            let error = merge(&guard, &["a"]).expect_err("both places are taken");
-            assert_eq!(error.kind, ErrorKind::Overloaded);
-            drop(release);
-        });
-    }
-
-    #[test]
-    fn a_hanging_call_turns_health_red_until_it_is_back() {
-        let backend = TestBackend::new();
-        let config = Config { call_timeout: Duration::from_millis(1), ..quick() };
-        let guard = guarded(&backend, &config, &Metrics::new());
-        let (release, entered) = backend.hang();
-
-        std::thread::scope(|scope| {
-            scope.spawn(|| merge(&guard, &["a"]));
-            entered.recv().expect("the call enters");
-            eventually("the call hangs", || guard.hanging().is_some());
-            let health = guard.health();
-            assert!(!health.healthy && health.reason.starts_with("`merge` has been running"), "{health:?}");
-            drop(release);
-        });
-
-        backend.mend();
-        assert!(guard.health().healthy);
-    }
-
-    #[test]
-    fn a_backend_that_is_away_is_left_alone_and_found_again() {
-        let (backend, metrics) = (TestBackend::new(), Metrics::new());
-        let guard = guarded(&backend, &quick(), &metrics);
-        backend.is_away();
-        for _ in 0..3 {
-            assert_eq!(merge(&guard, &["a"]).expect_err("it is away").message, "the disk is gone");
-        }
-        let calls = backend.calls.load(Ordering::Relaxed);
-
-        let error = merge(&guard, &["a"]).expect_err("it is left alone");
-
-        assert_eq!(error.kind, ErrorKind::Unavailable);
-        assert!(error.retry_after.is_some() && error.message.contains("the disk is gone"), "{error:?}");
-        assert_eq!(backend.calls.load(Ordering::Relaxed), calls);
-        assert_eq!(metrics.breaker_open.get_or_create(&BackendLabel { backend: "root".to_owned() }).get(), 1);
-        backend.mend();
-        eventually("it is found again", || merge(&guard, &["a"]).is_ok());
-        assert_eq!(guard.breaker_state(), BreakerState::Closed);
-        assert_eq!(metrics.breaker_open.get_or_create(&BackendLabel { backend: "root".to_owned() }).get(), 0);
-    }
-
-    #[test]
-    fn expensive_reads_do_not_open_the_breaker() {
-        let backend = TestBackend::new();
-        let guard = guarded(&backend, &quick(), &Metrics::new());
-        backend.is_away();
-
-        for _ in 0..10 {
-            assert!(guard.list(&call(), &Query::default()).is_err());
-        }
-
-        assert_eq!(guard.breaker_state(), BreakerState::Closed);
-    }
-
-    #[test]
-    fn nothing_follows_close() {
-        let backend = TestBackend::new();
-        let guard = guarded(&backend, &quick(), &Metrics::new());
-
-        assert_eq!(guard.close(&call()), Ok(()));
-        assert_eq!(guard.close(&call()), Ok(()), "the second one does nothing");
-
-        let error = merge(&guard, &["a"]).expect_err("it is closed");
-        assert_eq!(error.message, "backend `root` is closed");
-        assert_eq!(*super::super::lock(&backend.events), ["close test"]);
-    }
-}
+mod tests;

@@ -10,21 +10,30 @@ pub(crate) struct Kind {
     pub(crate) name: &'static str,
     /// Its callers do not choose how much it costs, so that its failure says something of the backend.
     pub(crate) tells: bool,
+    /// It changes nothing. A store that cannot be written to, say on a full disk, may well be read.
+    pub(crate) reads: bool,
     /// `Configuration` means that the operator must act, not that the caller asked for too much.
-    pub(crate) writes: bool,
+    pub(crate) alarms: bool,
 }
 
-pub(crate) const MERGE: Kind = Kind { name: "merge", tells: true, writes: true };
-pub(crate) const GET: Kind = Kind { name: "get", tells: true, writes: false };
-pub(crate) const LIST: Kind = Kind { name: "list", tells: false, writes: false };
-pub(crate) const COUNTS: Kind = Kind { name: "counts", tells: false, writes: false };
-pub(crate) const DELETE: Kind = Kind { name: "delete", tells: true, writes: true };
-pub(crate) const FLUSH: Kind = Kind { name: "flush", tells: true, writes: true };
-pub(crate) const PRUNE: Kind = Kind { name: "prune", tells: false, writes: false };
-pub(crate) const PUT_BLOB: Kind = Kind { name: "put_blob", tells: true, writes: false };
-pub(crate) const GET_BLOB: Kind = Kind { name: "get_blob", tells: true, writes: false };
-pub(crate) const SCAN_BLOBS: Kind = Kind { name: "scan_blobs", tells: false, writes: false };
-pub(crate) const DELETE_BLOB: Kind = Kind { name: "delete_blob", tells: true, writes: false };
+impl Kind {
+    /// What its circuit breaker is called in logs.
+    pub(crate) fn path(self) -> &'static str {
+        if self.reads { "reads" } else { "writes" }
+    }
+}
+
+pub(crate) const MERGE: Kind = Kind { name: "merge", tells: true, reads: false, alarms: true };
+pub(crate) const GET: Kind = Kind { name: "get", tells: true, reads: true, alarms: false };
+pub(crate) const LIST: Kind = Kind { name: "list", tells: false, reads: true, alarms: false };
+pub(crate) const COUNTS: Kind = Kind { name: "counts", tells: false, reads: true, alarms: false };
+pub(crate) const DELETE: Kind = Kind { name: "delete", tells: true, reads: false, alarms: true };
+pub(crate) const FLUSH: Kind = Kind { name: "flush", tells: true, reads: false, alarms: true };
+pub(crate) const PRUNE: Kind = Kind { name: "prune", tells: false, reads: false, alarms: false };
+pub(crate) const PUT_BLOB: Kind = Kind { name: "put_blob", tells: true, reads: false, alarms: false };
+pub(crate) const GET_BLOB: Kind = Kind { name: "get_blob", tells: true, reads: true, alarms: false };
+pub(crate) const SCAN_BLOBS: Kind = Kind { name: "scan_blobs", tells: false, reads: true, alarms: false };
+pub(crate) const DELETE_BLOB: Kind = Kind { name: "delete_blob", tells: true, reads: false, alarms: false };
 
 /// Any answer at all.
 pub(crate) fn alive<T>(_: &T) -> Sign<'_> {
@@ -54,7 +63,7 @@ pub(crate) fn sign_of_error(kind: Kind, error: &Error) -> Sign<'_> {
     match error.kind {
         ErrorKind::Unavailable if kind.tells => Sign::Away(&error.message),
         // While running this is an outage that the operator must end.
-        ErrorKind::Configuration if kind.writes => Sign::Away(&error.message),
+        ErrorKind::Configuration if kind.alarms => Sign::Away(&error.message),
         ErrorKind::Unavailable | ErrorKind::Configuration => Sign::Nothing,
         ErrorKind::Overloaded | ErrorKind::InvalidItem => Sign::Alive,
         ErrorKind::Internal => Sign::Nothing,

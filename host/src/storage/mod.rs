@@ -4,6 +4,7 @@
 //! opened backend stands behind a guard (`guard.rs`). Knows nothing of Redis, and of plugins only what `plugin.rs` asks.
 
 mod breaker;
+mod breakers;
 pub mod config;
 mod current;
 mod deadline;

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::units;
 
+/// Beyond this a number of threads is a typing error.
+const MOST_LANES: usize = 1024;
+
 /// `[worker]`: how events become merges and confirmations, and the bounds of every queue and wait between.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -28,9 +31,6 @@ pub struct Config {
     /// A payload counts twice, for itself and for the state made of it, and each event for 1 KiB more.
     #[serde(with = "units::size")]
     pub queue_bytes: usize,
-    /// How long one call of the storage tree may take. Default 30 s.
-    #[serde(with = "units::duration")]
-    pub call_timeout: Duration,
     /// Pause after the first failed call; it doubles, with jitter, up to `retry_max`. Default 50 ms.
     #[serde(with = "units::duration")]
     pub retry_initial: Duration,
@@ -56,7 +56,6 @@ impl Default for Config {
             batch_bytes: 8 << 20,
             queue_events: 8192,
             queue_bytes: 64 << 20,
-            call_timeout: Duration::from_secs(30),
             retry_initial: Duration::from_millis(50),
             retry_max: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(25),
@@ -76,6 +75,11 @@ impl Config {
                 "`worker.queue_bytes` ({queue}) is below `worker.max_payload_bytes` ({payload}), so that an allowed payload would never fit; raise it, or lower the other"
             );
             problems.push(("queue_bytes", message));
+        }
+        if self.lanes > MOST_LANES {
+            let message =
+                format!("`worker.lanes` is {}, and each is a thread of its own; give at most {MOST_LANES}", self.lanes);
+            problems.push(("lanes", message));
         }
         if self.retry_initial > self.retry_max {
             let (initial, max) =

@@ -194,7 +194,7 @@ impl Lane {
     }
 
     fn call(&self, served: &Served, items: &[Item], attempt: u32) -> Result<Vec<Answer>, Error> {
-        let timeout = self.shared.config.call_timeout;
+        let timeout = served.call_timeout;
         let call = Call { deadline: Instant::now() + timeout, attempt };
         let overdue_after = u64::try_from((timeout + STUCK_GRACE).as_micros()).unwrap_or(u64::MAX);
         self.state.overdue_at.store(self.state.elapsed().saturating_add(overdue_after), Ordering::Release);

@@ -18,6 +18,7 @@ mod lane;
 mod letter_file;
 mod queue;
 mod retry;
+mod running;
 mod served;
 mod settle;
 mod spent;
@@ -30,11 +31,10 @@ mod watch;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::config::{Config, DeadLettersConfig};
@@ -44,6 +44,8 @@ use self::dead_letter::{Postbox, Writer};
 use self::intake::{Channels, Intake};
 use self::lane::{Lane, LaneState};
 use self::queue::{Budget, Held};
+pub use self::running::Died;
+use self::running::Running;
 pub use self::served::Served;
 use self::served::Slot;
 use self::spent::Spent;
@@ -102,6 +104,7 @@ pub struct Worker {
     lanes: Vec<Arc<LaneState>>,
     draining: AtomicBool,
     groups: tokio::sync::Mutex<Groups>,
+    died: tokio::sync::Mutex<mpsc::Receiver<Died>>,
 }
 
 /// The threads and tasks, in the order in which they end.
@@ -110,35 +113,6 @@ struct Groups {
     intakes: Running,
     lanes: Running,
     tail: Running,
-}
-
-/// Tells when the last thread of a group has ended.
-#[derive(Debug)]
-struct Running {
-    /// Taken when the group is waited for.
-    alive: Option<mpsc::Sender<()>>,
-    ended: mpsc::Receiver<()>,
-}
-
-impl Running {
-    fn new() -> Self {
-        let (alive, ended) = mpsc::channel(1);
-        Self { alive: Some(alive), ended }
-    }
-
-    fn spawn(&self, name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let alive = self.alive.clone();
-        thread::Builder::new().name(name).spawn(move || {
-            run();
-            drop(alive);
-        })?;
-        Ok(())
-    }
-
-    async fn ended(&mut self, deadline: Instant) -> bool {
-        self.alive = None;
-        timeout_at(deadline, self.ended.recv()).await.is_ok()
-    }
 }
 
 /// What a drain left behind.
@@ -180,7 +154,9 @@ impl Worker {
             counters: Arc::new(Counters::new(metrics)),
         });
         let lanes: Vec<_> = (0..config.lanes.min(parallel_calls).max(1)).map(|_| Arc::new(LaneState::new())).collect();
-        let groups = Groups { intakes: Running::new(), lanes: Running::new(), tail: Running::new() };
+        let (tell, died) = mpsc::channel(1);
+        let group = || Running::new(tell.clone());
+        let groups = Groups { intakes: group(), lanes: group(), tail: group() };
 
         start_tail(&shared, redis, dead_letters, &groups.tail, runtime)?;
         for (index, state) in lanes.iter().enumerate() {
@@ -189,7 +165,7 @@ impl Worker {
         }
         let watch =
             Watch::new(Arc::clone(&shared), lanes.clone(), controls.iter().map(|(_, control)| Arc::clone(control)));
-        runtime.spawn(watch.run(groups.lanes.alive.clone().map(|alive| alive.downgrade())));
+        runtime.spawn(watch.run(groups.lanes.alive()));
         let channels = Arc::new(Channels::new(&rows, &shared.counters.metrics));
         for (index, source) in sources.into_iter().enumerate() {
             let intake = Intake {
@@ -202,8 +178,8 @@ impl Worker {
             };
             groups.intakes.spawn(format!("intake-{}", source.name()), move || intake.run(source))?;
         }
-        let groups = tokio::sync::Mutex::new(groups);
-        Ok(Self { shared, sources: controls, lanes, draining: AtomicBool::new(false), groups })
+        let (groups, died) = (tokio::sync::Mutex::new(groups), tokio::sync::Mutex::new(died));
+        Ok(Self { shared, sources: controls, lanes, draining: AtomicBool::new(false), groups, died })
     }
 
     /// Makes another storage tree the one that is merged into, from the next call of each lane on.
@@ -211,6 +187,15 @@ impl Worker {
     /// Returns the one before; a call may still be under way in it for as long as somebody else holds it too.
     pub fn replace(&self, served: Served) -> Arc<Served> {
         self.shared.slot.replace(served)
+    }
+
+    /// Waits until one of its threads has panicked, which is a defect: the worker is to be drained and begun anew.
+    pub async fn died(&self) -> Died {
+        match self.died.lock().await.recv().await {
+            Some(died) => died,
+            // All threads have ended as they should.
+            None => std::future::pending().await,
+        }
     }
 
     /// How the worker is.
@@ -276,11 +261,7 @@ fn start_tail(
         acknowledge: Arc::clone(&shared.acknowledge),
         counters: Arc::clone(&shared.counters),
     };
-    let alive = tail.alive.clone();
-    runtime.spawn(async move {
-        confirmer.run().await;
-        drop(alive);
-    });
+    tail.spawn_async("confirmer", confirmer.run(), runtime);
     let writer = Writer {
         config: dead_letters,
         postbox: Arc::clone(&shared.postbox),

@@ -1,6 +1,7 @@
 //! The storage tree that lanes call, replaceable between two calls.
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use storage_plugin_api::Backend;
 
@@ -13,6 +14,8 @@ pub struct Served {
     pub name: Arc<str>,
     /// The generation of the configuration; counts up with every reload.
     pub generation: u64,
+    /// How long one of its calls may take.
+    pub call_timeout: Duration,
 }
 
 impl std::fmt::Debug for Served {

@@ -97,7 +97,7 @@ fn answers_that_are_too_few_are_an_error_and_not_a_crash() {
 #[test]
 fn a_merge_that_hangs_makes_the_worker_unready_and_keeps_it_alive() {
     let redis = RedisServer::start();
-    let setup = hostile(&redis.url(), "merge", "hang").set("worker.call_timeout", "500ms");
+    let setup = hostile(&redis.url(), "merge", "hang").set("storage.call_timeout", "500ms");
     let worker = setup.start();
 
     Publisher::new(&redis).publish(&[queued("hostile-1")]);

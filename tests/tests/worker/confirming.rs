@@ -102,7 +102,12 @@ fn a_backend_is_replaced_between_two_calls() {
     fixture.publish(&[("a", "1")]);
     fixture.confirmations.wait_for(1, SOON);
 
-    let before = fixture.worker.replace(Served { backend: second.clone(), name: "new".into(), generation: 2 });
+    let before = fixture.worker.replace(Served {
+        backend: second.clone(),
+        name: "new".into(),
+        generation: 2,
+        call_timeout: SOON,
+    });
     fixture.publish(&[("b", "1")]);
 
     let confirmations = fixture.confirmations.wait_for(2, SOON);

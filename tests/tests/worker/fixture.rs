@@ -76,7 +76,7 @@ impl Fixture {
         let parts = Parts {
             sources: vec![Box::new(pubsub) as Box<dyn Source>],
             rows,
-            served: Served { backend, name: "main".into(), generation: 1 },
+            served: Served { backend, name: "main".into(), generation: 1, call_timeout: Duration::from_millis(100) },
             parallel_calls: 64,
             redis: client,
             dead_letters,

@@ -5,62 +5,29 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use storage_plugin_api::manifest::{API_VERSION, Manifest};
 
 use super::output::{self, Output};
-use super::{Global, UsageError};
 use crate::error_chain::with_causes;
-use crate::plugin::{find, manifest, trust};
+use crate::plugin::{manifest, trust};
 
-/// Show what plugins there are, or what one is; runs none of their code
-#[derive(Args, Debug)]
-pub(crate) struct Arguments {
-    #[command(subcommand)]
-    command: PluginCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum PluginCommand {
-    /// List the plugins in the directory of the executable and in `storage.plugin_dirs`
-    #[command(after_help = LIST_HELP)]
-    List,
-    /// Show what a plugin's file says of itself, its hash, and whether this worker can run it
-    #[command(after_help = INSPECT_HELP)]
-    Inspect {
-        /// A name in `storage.plugin_dirs`, or the path of a file
-        plugin: String,
-    },
-}
-
-const LIST_HELP: &str = "\
+pub(super) const LIST_HELP: &str = "\
 Examples:
   storage-worker plugin list
   storage-worker plugin list --set 'storage.plugin_dirs=[\"target/release\"]' --output json
 
 Exit codes: 0 done, 2 wrong usage or configuration";
 
-const INSPECT_HELP: &str = "\
+pub(super) const INSPECT_HELP: &str = "\
 Examples:
   storage-worker plugin inspect file
   storage-worker plugin inspect ./libstorage_backend_mine.so
 
 Exit codes: 0 this worker can run it, 1 it cannot, 2 wrong usage or configuration";
 
-/// Answers what the file of a plugin, or every one that is found, says of itself.
-pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let directories = find::directories(&global.load()?.config.storage.plugin_dirs);
-    match &arguments.command {
-        PluginCommand::List => list(&find::all(&directories), global.output),
-        PluginCommand::Inspect { plugin } => {
-            let path = find::resolve(plugin, &directories).map_err(|error| UsageError(error.to_string()))?;
-            inspect(&Inspected::of(&path), global.output)
-        }
-    }
-}
-
-fn list(found: &BTreeMap<String, PathBuf>, format: Output) -> anyhow::Result<ExitCode> {
+/// Shows what the file of every plugin that was found says of itself.
+pub(super) fn list(found: &BTreeMap<String, PathBuf>, format: Output) -> anyhow::Result<ExitCode> {
     let plugins: Vec<_> = found.iter().map(|(name, path)| (name, Inspected::of(path))).collect();
     match format {
         Output::Json => output::print_json(&plugins.iter().map(|(_, plugin)| plugin.json()).collect())?,
@@ -72,7 +39,9 @@ fn list(found: &BTreeMap<String, PathBuf>, format: Output) -> anyhow::Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-fn inspect(plugin: &Inspected, format: Output) -> anyhow::Result<ExitCode> {
+/// Shows what the file of a plugin says of itself.
+pub(super) fn inspect(path: &Path, format: Output) -> anyhow::Result<ExitCode> {
+    let plugin = Inspected::of(path);
     match format {
         Output::Json => output::print_json(&plugin.json())?,
         Output::Text => output::print(&plugin.text())?,
@@ -158,6 +127,7 @@ impl Inspected {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::find;
 
     #[test]
     fn a_file_that_is_no_plugin_is_told_with_the_reason() {

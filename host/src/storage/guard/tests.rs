@@ -1,0 +1,167 @@
+//! What a guard makes of a backend that fails, hangs or panics.
+
+use storage_plugin_api::abi::with_items;
+use storage_plugin_api::{EventStamp, State, Status};
+
+use super::*;
+use crate::storage::testing::{TestBackend, counted, eventually, guarded, quick};
+use crate::telemetry::metrics::BackendLabel;
+
+fn call() -> Call {
+    Call::with_budget(Duration::from_secs(5))
+}
+
+fn queued() -> State {
+    let mut state = State::new();
+    state.set_open(&EventStamp::new(1, "e"), Status::Queued);
+    state
+}
+
+fn merge(guard: &Guard, ids: &[&str]) -> Result<Vec<Answer>> {
+    let state = queued();
+    let states: Vec<_> = ids.iter().map(|id| (*id, &state)).collect();
+    with_items(&states, |batch| guard.merge(&call(), batch))
+}
+
+#[test]
+fn answers_name_the_instance_and_are_counted() {
+    let (backend, metrics) = (TestBackend::new(), Metrics::new());
+    let guard = guarded(&backend, &quick(), &metrics);
+
+    let answers = merge(&guard, &["a", "b", "a"]).expect("the backend is well");
+
+    assert!(answers.iter().all(|answer| answer.taken_by.as_deref() == Some("root")));
+    assert_eq!(counted(&metrics), ["merges created 2", "merges unchanged 1"]);
+}
+
+#[test]
+fn a_panic_becomes_an_internal_error() {
+    let (backend, metrics) = (TestBackend::new(), Metrics::new());
+    let guard = guarded(&backend, &quick(), &metrics);
+    backend.set_fault(|call| panic!("{call} is not my day"));
+
+    let error = merge(&guard, &["a"]).expect_err("it panics");
+
+    assert_eq!(error.kind, ErrorKind::Internal);
+    assert_eq!(error.message, "backend `root` panicked in `merge`: merge is not my day");
+    assert!(!guard.health().healthy);
+    assert_eq!(counted(&metrics), ["storage_failures internal 1"]);
+    backend.mend();
+    assert!(merge(&guard, &["a"]).is_ok());
+}
+
+#[test]
+fn a_panic_of_drop_is_caught() {
+    let metrics = Metrics::new();
+    let backend = TestBackend::new();
+    let guard = guarded(&backend, &quick(), &metrics);
+    backend.set_fault(|call| if call == "drop" { Err(Error::internal("dropped")) } else { Ok(()) });
+    drop(backend);
+
+    assert_eq!(guard.release().as_deref(), Some("dropped"));
+}
+
+#[test]
+fn who_finds_no_place_within_the_call_timeout_is_told_overloaded() {
+    let backend = TestBackend::new();
+    let config = Config { call_timeout: Duration::from_millis(30), ..quick() };
+    let guard = guarded(&backend, &config, &Metrics::new());
+    let (release, entered) = backend.hang();
+
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| merge(&guard, &["a"]));
+        }
+        for _ in 0..2 {
+            entered.recv().expect("two calls enter");
+        }
+        let error = merge(&guard, &["a"]).expect_err("both places are taken");
+        assert_eq!(error.kind, ErrorKind::Overloaded);
+        drop(release);
+    });
+}
+
+#[test]
+fn a_hanging_call_turns_health_red_until_it_is_back() {
+    let backend = TestBackend::new();
+    let config = Config { call_timeout: Duration::from_millis(1), ..quick() };
+    let guard = guarded(&backend, &config, &Metrics::new());
+    let (release, entered) = backend.hang();
+
+    std::thread::scope(|scope| {
+        scope.spawn(|| merge(&guard, &["a"]));
+        entered.recv().expect("the call enters");
+        eventually("the call hangs", || guard.hanging().is_some());
+        let health = guard.health();
+        assert!(!health.healthy && health.reason.starts_with("`merge` has been running"), "{health:?}");
+        drop(release);
+    });
+
+    backend.mend();
+    assert!(guard.health().healthy);
+}
+
+#[test]
+fn a_backend_that_is_away_is_left_alone_and_found_again() {
+    let (backend, metrics) = (TestBackend::new(), Metrics::new());
+    let guard = guarded(&backend, &quick(), &metrics);
+    backend.is_away();
+    for _ in 0..3 {
+        assert_eq!(merge(&guard, &["a"]).expect_err("it is away").message, "the disk is gone");
+    }
+    let calls = backend.calls.load(Ordering::Relaxed);
+
+    let error = merge(&guard, &["a"]).expect_err("it is left alone");
+
+    assert_eq!(error.kind, ErrorKind::Unavailable);
+    assert!(error.retry_after.is_some() && error.message.contains("the disk is gone"), "{error:?}");
+    assert_eq!(backend.calls.load(Ordering::Relaxed), calls);
+    assert_eq!(metrics.breaker_open.get_or_create(&BackendLabel { backend: "root".to_owned() }).get(), 1);
+    backend.mend();
+    eventually("it is found again", || merge(&guard, &["a"]).is_ok());
+    assert_eq!(guard.breaker_state(), BreakerState::Closed);
+    assert_eq!(metrics.breaker_open.get_or_create(&BackendLabel { backend: "root".to_owned() }).get(), 0);
+}
+
+#[test]
+fn what_cannot_be_written_to_can_still_be_read() {
+    let backend = TestBackend::new();
+    let guard = guarded(&backend, &quick(), &Metrics::new());
+    backend.set_fault(|call| match call {
+        "merge" => Err(Error::unavailable("the disk is full")),
+        _ => Ok(()),
+    });
+    for _ in 0..5 {
+        assert!(merge(&guard, &["a"]).is_err());
+        assert!(guard.get(&call(), &["a"], Fields::Whole).is_ok());
+    }
+
+    assert_eq!(guard.breaker_state(), BreakerState::Open, "a read does not close it");
+    assert_eq!(guard.health().reason, "the disk is full");
+}
+
+#[test]
+fn expensive_reads_do_not_open_the_breaker() {
+    let backend = TestBackend::new();
+    let guard = guarded(&backend, &quick(), &Metrics::new());
+    backend.is_away();
+
+    for _ in 0..10 {
+        assert!(guard.list(&call(), &Query::default()).is_err());
+    }
+
+    assert_eq!(guard.breaker_state(), BreakerState::Closed);
+}
+
+#[test]
+fn nothing_follows_close() {
+    let backend = TestBackend::new();
+    let guard = guarded(&backend, &quick(), &Metrics::new());
+
+    assert_eq!(guard.close(&call()), Ok(()));
+    assert_eq!(guard.close(&call()), Ok(()), "the second one does nothing");
+
+    let error = merge(&guard, &["a"]).expect_err("it is closed");
+    assert_eq!(error.message, "backend `root` is closed");
+    assert_eq!(*crate::storage::lock(&backend.events), ["close test"]);
+}
