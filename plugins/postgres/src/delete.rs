@@ -85,7 +85,7 @@ async fn delete_once(
 
 pub(crate) async fn prune(pool: &Pool, statements: &Statements, call: &Call, prune: &Prune) -> Result<Pruned> {
     let before = Timestamp(prune.ended_before);
-    let wanted = i64::try_from(prune.limit).unwrap_or(i64::MAX - 1) + 1;
+    let wanted = i64::try_from(prune.limit).unwrap_or(i64::MAX).saturating_add(1);
     let rows = pool.read(call, &statements.ended, &[&before, &wanted]).await?;
     let mut ids: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     if ids.len() <= prune.limit {

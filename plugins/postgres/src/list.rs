@@ -5,7 +5,7 @@ use std::time::Duration;
 use storage_plugin_api::{Call, Error, Fields, Found, Order, Page, Query as Wanted, Result};
 use tokio_postgres::types::Type;
 
-use crate::escape::escape;
+use crate::escape::escape_key;
 use crate::pool::{Parameter, Pool};
 use crate::rows::{Reader, of_rows};
 use crate::statements::Statements;
@@ -67,7 +67,7 @@ pub(crate) async fn list(
 /// The statement of a page, and its values. One more row than wanted tells whether there are more.
 fn statement(tables: &Tables, wanted: &Wanted, after: Option<&Place>) -> (Query, Values) {
     let mut values =
-        Values { limit: i64::try_from(wanted.limit.max(1)).unwrap_or(i64::MAX - 1) + 1, ..Values::default() };
+        Values { limit: i64::try_from(wanted.limit.max(1)).unwrap_or(i64::MAX).saturating_add(1), ..Values::default() };
     let mut conditions = Vec::new();
     if let Some(status) = &wanted.status {
         conditions.push(format!("status = {}", values.text(status)));
@@ -125,7 +125,7 @@ fn statement(tables: &Tables, wanted: &Wanted, after: Option<&Place>) -> (Query,
 
 impl Values {
     fn text(&mut self, text: &str) -> String {
-        self.texts.push(escape(text).into_owned());
+        self.texts.push(escape_key(text).into_owned());
         self.order.push((true, self.texts.len() - 1));
         format!("${}", self.order.len())
     }

@@ -7,7 +7,7 @@ use storage_plugin_api::{Body, Call, Fields, Record, Reference, State, adopt, fo
 use tokio_postgres::Row;
 
 use crate::errors::{Failure, unreadable};
-use crate::escape::unescape;
+use crate::escape::{escape_key, unescape};
 use crate::pool::{Parameter, Pool, Session};
 use crate::shown::{Place, place};
 use crate::state_form::{self, is_escaped, is_stored};
@@ -138,7 +138,9 @@ async fn fill_in_aside(
     let texts: HashMap<(&str, &str), &str> = rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect();
     for id in ids {
         if let Some(state) = states.get_mut(*id) {
-            state.map_bodies(|name, body| is_stored(body).then(|| whole(body, texts.get(&(*id, name)).copied())));
+            state.map_bodies(|name, body| {
+                is_stored(body).then(|| whole(body, texts.get(&(*id, &*escape_key(name))).copied()))
+            });
         }
     }
     Ok(())

@@ -4,7 +4,7 @@
 
 use storage_plugin_api::{Body, Record, Reference, State, Status, Value, format_time, json, names};
 
-use crate::escape::{escape, escape_json};
+use crate::escape::{escape, escape_json, escape_key};
 use crate::state_form::{STORED, STORED_ESCAPED};
 use crate::timestamp::Timestamp;
 
@@ -97,7 +97,7 @@ impl Shown {
             runtime_ms: number(record.runtime_ms),
             memory_used_mb: number(record.memory_used_mb),
             exit_code: number(record.exit_code),
-            language: text(record.language),
+            language: record.language.map(|language| escape_key(&language).into_owned()),
             output_size: size(record.output_size),
             error_size: size(record.error_size),
             rest,
@@ -170,7 +170,7 @@ impl Line {
         let Value::Json(value) = &register.value else { return None };
         let stored: Stored = serde_json::from_str(value).ok()?;
         Some(Self {
-            event_id: escape(register.name.strip_prefix(names::HISTORY_PREFIX)?).into_owned(),
+            event_id: escape_key(register.name.strip_prefix(names::HISTORY_PREFIX)?).into_owned(),
             timestamp: Timestamp(register.stamp.time),
             event_type: escape(&stored.kind).chars().take(50).collect(),
             message: escape(&stored.message).into_owned(),

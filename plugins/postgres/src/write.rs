@@ -9,7 +9,7 @@ use storage_plugin_api::{Body, Record, State, json, names};
 use tokio_postgres::Row;
 
 use crate::errors::Failure;
-use crate::escape::escape;
+use crate::escape::{escape, escape_key};
 use crate::pool::{Parameter, Ready, Session};
 use crate::shown::{Line, Place, Shown, body, place, take_texts};
 use crate::state_form::{self, is_stored};
@@ -108,7 +108,7 @@ impl Writes {
                 continue;
             }
             if held.is_some() {
-                self.lines_gone.push(id, &escape(&register.name[names::HISTORY_PREFIX.len()..]));
+                self.lines_gone.push(id, &register.name[names::HISTORY_PREFIX.len()..]);
             }
             if let Some(line) = Line::of(register) {
                 lines.push(id, line);
@@ -116,7 +116,7 @@ impl Writes {
         }
         for gone in before.into_iter().flat_map(|before| before.with_prefix(names::HISTORY_PREFIX)) {
             if state.get(&gone.name).is_none() {
-                self.lines_gone.push(id, &escape(&gone.name[names::HISTORY_PREFIX.len()..]));
+                self.lines_gone.push(id, &gone.name[names::HISTORY_PREFIX.len()..]);
             }
         }
     }
@@ -323,7 +323,7 @@ struct Names {
 impl Names {
     fn push(&mut self, id: &str, name: &str) {
         self.ids.push(id.to_owned());
-        self.names.push(name.to_owned());
+        self.names.push(escape_key(name).into_owned());
     }
 
     fn parameters(&self) -> Vec<Parameter<'_>> {
@@ -352,7 +352,9 @@ impl Moves {
         let mut only = Self::default();
         for ((id, name), text) in self.ids.iter().zip(&self.names).zip(&self.texts) {
             if ids.contains(id) {
-                only.push(id, name, text.clone());
+                only.ids.push(id.clone());
+                only.names.push(name.clone());
+                only.texts.push(text.clone());
             }
         }
         only
@@ -360,7 +362,7 @@ impl Moves {
 
     fn push(&mut self, id: &str, name: &str, text: String) {
         self.ids.push(id.to_owned());
-        self.names.push(name.to_owned());
+        self.names.push(escape_key(name).into_owned());
         self.texts.push(text);
     }
 
