@@ -72,7 +72,7 @@ impl AsyncBackend for Postgres {
 
     async fn merge(&self, call: &Call, batch: &[Item<'_>]) -> Result<Vec<Answer>> {
         let result = merge::merge(&self.pool, &self.statements, call, batch).await;
-        self.watch.learn(&result);
+        self.watch.learn_of_merge(&result);
         result
     }
 

@@ -1,6 +1,6 @@
 //! Whether the database can be written to, as far as the last call or the last look at it tells.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use storage_plugin_api::{Call, Error, ErrorKind, Health};
@@ -16,40 +16,71 @@ const WORRIED: Duration = Duration::from_millis(500);
 /// How long a look may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long what a merge met with is believed, if no other merge comes and a look finds nothing.
+const MEMORY: Duration = Duration::from_secs(15);
+
 /// What is known of the database.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     /// Why it cannot be used; none if it can.
-    trouble: Mutex<Option<String>>,
+    trouble: Mutex<Option<Trouble>>,
+}
+
+#[derive(Debug)]
+struct Trouble {
+    reason: String,
+    /// When a merge met with it. A look cannot see a full disk, nor a locked table.
+    merge_at: Option<Instant>,
 }
 
 impl Watch {
-    /// Learns from what became of a call.
-    pub(crate) fn learn<T>(&self, result: &Result<T, Error>) {
+    /// Learns from what became of a merge.
+    pub(crate) fn learn_of_merge<T>(&self, result: &Result<T, Error>) {
         match result {
             Ok(_) => self.set(None),
             Err(error) => match error.kind {
-                ErrorKind::Unavailable | ErrorKind::Configuration => self.set(Some(error.message.clone())),
-                // Busy, or wrong in itself: that says nothing of the database.
-                ErrorKind::Overloaded | ErrorKind::InvalidItem | ErrorKind::Internal => {}
+                ErrorKind::Unavailable | ErrorKind::Overloaded | ErrorKind::Configuration => {
+                    self.set(Some(Trouble { reason: error.message.clone(), merge_at: Some(Instant::now()) }));
+                }
+                // Wrong in itself: that says nothing of the database.
+                ErrorKind::InvalidItem | ErrorKind::Internal => {}
             },
         }
     }
 
-    pub(crate) fn health(&self, pool: &Pool) -> Health {
-        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (connections, in_use) = pool.figures();
-        trouble.map_or_else(Health::healthy, Health::unhealthy).with("connections", connections).with("in_use", in_use)
+    /// Learns from a look.
+    fn learn_of_look(&self, result: &Result<(), Error>) {
+        match result {
+            Ok(()) => {
+                let is_fresh = |trouble: &Trouble| trouble.merge_at.is_some_and(|at| at.elapsed() < MEMORY);
+                if !self.lock().as_ref().is_some_and(is_fresh) {
+                    self.set(None);
+                }
+            }
+            // Every connection is in use, so somebody else will know.
+            Err(error) if error.kind == ErrorKind::Overloaded => {}
+            Err(error) => self.set(Some(Trouble { reason: error.message.clone(), merge_at: None })),
+        }
     }
 
-    fn set(&self, trouble: Option<String>) {
-        let mut held = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn health(&self, pool: &Pool) -> Health {
+        let reason = self.lock().as_ref().map(|trouble| trouble.reason.clone());
+        let (connections, in_use) = pool.figures();
+        reason.map_or_else(Health::healthy, Health::unhealthy).with("connections", connections).with("in_use", in_use)
+    }
+
+    fn set(&self, trouble: Option<Trouble>) {
+        let mut held = self.lock();
         match (&*held, &trouble) {
-            (None, Some(reason)) => warn!(reason, "the database cannot be used"),
+            (None, Some(Trouble { reason, .. })) => warn!(reason, "the database cannot be used"),
             (Some(_), None) => info!("the database can be used again"),
             (None, None) | (Some(_), Some(_)) => {}
         }
         *held = trouble;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Trouble>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -61,7 +92,7 @@ pub(crate) async fn watch(watch: Arc<Watch>, pool: Arc<Pool>, tables: Tables) {
     );
     loop {
         let result = look(&pool, &query, &tables).await;
-        watch.learn(&result);
+        watch.learn_of_look(&result);
         tokio::time::sleep(if result.is_ok() { CALM } else { WORRIED }).await;
     }
 }
