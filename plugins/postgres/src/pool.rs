@@ -31,8 +31,8 @@ impl Pool {
     /// `Configuration` when a certificate cannot be read. Nothing is connected yet.
     pub(crate) fn new(target: &Target, options: &Options) -> Result<Self> {
         let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_config(target.config.clone(), target.tls.connector()?, config);
-        let pool = deadpool_postgres::Pool::builder(manager)
+        let connector = Manager::from_config(target.config.clone(), target.tls.connector()?, config);
+        let pool = deadpool_postgres::Pool::builder(connector)
             .max_size(options.connections.max(1))
             .runtime(Runtime::Tokio1)
             .build()

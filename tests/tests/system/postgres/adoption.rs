@@ -55,7 +55,7 @@ INSERT INTO evaluation_events (evaluation_id, timestamp, event_type, message, me
 "#;
 
 /// The record of a row as the service's own reader makes it.
-fn read_as_the_service(database: &Database, id: &str) -> BTreeMap<String, Value> {
+fn read_as_python_does(database: &Database, id: &str) -> BTreeMap<String, Value> {
     let sql = format!(
         "SELECT row_to_json(r)::text FROM (SELECT id, status, code_hash, output, error, exit_code, runtime_ms, \
          memory_used_mb, engine, worker_id, metadata FROM evaluations WHERE id = '{id}') AS r"
@@ -69,7 +69,7 @@ fn read_as_the_service(database: &Database, id: &str) -> BTreeMap<String, Value>
 }
 
 #[test]
-fn a_database_of_the_python_service_is_taken_over_row_by_row() {
+fn a_database_that_python_made_is_taken_over_row_by_row() {
     let (redis, server) = (RedisServer::start(), PostgresServer::start());
     let database = server.connect();
     database.run(MIGRATED);
@@ -131,7 +131,7 @@ fn a_database_of_the_python_service_is_taken_over_row_by_row() {
     assert_eq!(worker.history("old-open").len(), 2);
 
     // New rows, read by who knows only the service's columns and keys.
-    let new = read_as_the_service(&database, "new");
+    let new = read_as_python_does(&database, "new");
     for (key, value) in [
         ("status", json!("completed")),
         ("code", json!("x = \"1\"\n")),
