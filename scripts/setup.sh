@@ -2,7 +2,7 @@
 # Finds what is named on the command line, or installs it: with apt-get on Debian and Ubuntu, with brew on macOS.
 # Says nothing where all is there. What cannot be installed gets one line that names the package; then the status is 1.
 #
-#   scripts/setup.sh cargo cc redis-server strace
+#   scripts/setup.sh cargo cc redis-server postgres strace
 set -euo pipefail
 
 PATH="$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin:/usr/local/bin:/usr/sbin:/opt/homebrew/bin"
@@ -13,6 +13,7 @@ package_of() {
     case "$(uname -s):$1" in
         *:cargo) ;;
         Darwin:redis-server) echo redis ;;
+        *:postgres) echo postgresql ;;
         Darwin:*) ;;
         *:cc) echo gcc libc6-dev ;;
         *) echo "$1" ;;
@@ -49,9 +50,15 @@ complain() {
     case "$1" in
         cargo) echo "missing: cargo; install a Rust toolchain, see https://rustup.rs" ;;
         cc) echo "missing: cc; install the package \`gcc\` (Debian, Ubuntu: build-essential; macOS: xcode-select --install)" ;;
+        postgres) echo "missing: PostgreSQL; install the package \`postgresql\` (its server, with initdb)" ;;
         redis-server) echo "missing: redis-server; install the package \`redis-server\` (macOS and others: \`redis\`)" ;;
         *) echo "missing: $1; install the package \`$1\`" ;;
     esac >&2
+}
+
+# True if a program can be run; the package of PostgreSQL puts its server outside of the search path.
+is_there() {
+    command -v "$1" >/dev/null || { [ "$1" = postgres ] && compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
 }
 
 for program in "$@"; do
@@ -59,7 +66,7 @@ for program in "$@"; do
     if [ "$program" = strace ] && [ "$(uname -s)" != Linux ]; then
         continue
     fi
-    if command -v "$program" >/dev/null; then
+    if is_there "$program"; then
         continue
     fi
     read -ra packages <<<"$(package_of "$program")"
@@ -67,7 +74,7 @@ for program in "$@"; do
         echo "installing ${packages[*]}" >&2
         install "${packages[@]}" || true
     fi
-    if ! command -v "$program" >/dev/null; then
+    if ! is_there "$program"; then
         complain "$program"
         missing=1
     fi

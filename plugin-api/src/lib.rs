@@ -185,6 +185,8 @@ pub use capabilities::{Capabilities, ChildDescription, Description, Role};
 pub use document_backend::DocumentBackend;
 pub use document_store::{Columns, Document, DocumentStore, OpenDocumentStore, Put, PutAnswer, Scan, ScanPage};
 pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "adopt")]
+pub use model::adopt::adopt;
 pub use model::body::{Body, Hash, Reference};
 pub use model::record::{HistoryEntry, Record, format_time};
 pub use model::register::{EventStamp, Register, Rule, Value, ValueKind};

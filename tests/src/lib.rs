@@ -8,6 +8,7 @@ pub mod generate;
 pub mod http;
 pub mod load;
 pub mod outside;
+pub mod postgres_server;
 pub mod process;
 pub mod publisher;
 pub mod redis_server;

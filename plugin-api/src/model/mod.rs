@@ -40,6 +40,8 @@
 //! ```
 //! Read next: `register.rs` (what decides between two values), `state.rs` (the merge), `record.rs` (the view).
 
+#[cfg(feature = "adopt")]
+pub(crate) mod adopt;
 pub mod body;
 pub mod json;
 pub mod names;

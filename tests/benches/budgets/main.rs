@@ -8,12 +8,14 @@
 #![allow(clippy::cast_precision_loss, reason = "measurements are far below 2^52")]
 
 mod bare_loop;
+mod bare_postgres;
 mod drive;
 mod footprint;
 mod growth;
 mod latency;
 mod options;
 mod plugin_call;
+mod postgres;
 mod report;
 mod side;
 mod throughput;
@@ -70,6 +72,8 @@ fn measure(options: &Options) {
         ("load", &|| footprint::measure_load(options)),
         ("growth-memory", &|| growth::measure(options, Store::Memory)),
         ("growth-file", &|| growth::measure(options, Store::File)),
+        ("postgres", &|| postgres::measure(options)),
+        ("growth-postgres", &|| postgres::measure_growth(options)),
         ("start", &|| growth::measure_start(options)),
     ];
     for (name, measure) in rows {

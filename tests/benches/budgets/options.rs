@@ -1,7 +1,7 @@
 //! What to measure, and how thoroughly.
 
 /// The rows, in the order in which they are measured.
-pub(crate) const ROWS: [(&str, &str); 9] = [
+pub(crate) const ROWS: [(&str, &str); 11] = [
     ("memory", "pub/sub to memory against the bare loop, a new evaluation per event and lifecycles"),
     ("file", "pub/sub to file against the bare loop that writes files, likewise"),
     ("plugin-call", "a batch of 256 events through the plugin boundary against the same calls made statically"),
@@ -10,6 +10,8 @@ pub(crate) const ROWS: [(&str, &str); 9] = [
     ("load", "resident memory under full load"),
     ("growth-memory", "cost of an event with many stored evaluations against few, memory"),
     ("growth-file", "likewise, file; and the start with many evaluations"),
+    ("postgres", "the plugin postgres through the plugin boundary against a bare loop into the same tables, and COPY"),
+    ("growth-postgres", "rate on top of many stored evaluations against few, postgres"),
     ("start", "from exec to ready with an empty backend"),
 ];
 

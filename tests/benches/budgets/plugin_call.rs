@@ -93,7 +93,7 @@ fn batches() -> Vec<Vec<(String, State)>> {
 }
 
 #[derive(Debug)]
-struct NoMetrics;
+pub(crate) struct NoMetrics;
 
 impl PluginMetrics for NoMetrics {
     fn count(&self, _instance: &str, _name: &str, _by: f64) {}

@@ -137,7 +137,7 @@ impl std::fmt::Display for Time {
 }
 
 /// A program of 500 characters, as JSON.
-static CODE: LazyLock<String> = LazyLock::new(|| {
+pub(crate) static CODE: LazyLock<String> = LazyLock::new(|| {
     let lines = [
         "import json\nimport statistics\nimport sys\n\n\n",
         "def summarize(values):\n    \"\"\"Mean and deviation of the values, rounded.\"\"\"\n",
@@ -151,7 +151,7 @@ static CODE: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// What a program printed, 2 KB, as JSON.
-static OUTPUT: LazyLock<String> = LazyLock::new(|| {
+pub(crate) static OUTPUT: LazyLock<String> = LazyLock::new(|| {
     let line =
         |epoch| format!("epoch {epoch:>2}/40: loss 0.{:04} accuracy 0.{:04}\n", 9000 - epoch * 201, 5000 + epoch * 97);
     escaped(&(1..=48).map(line).collect::<String>())

@@ -9,6 +9,7 @@ mod kill;
 mod kit;
 mod lifecycles;
 mod models;
+mod postgres;
 mod reading;
 mod redis_away;
 mod reload;

@@ -148,7 +148,11 @@ fn agrees_also_after_a_restart(redis: &RedisServer, setup: &Setup, seed: u64) {
 }
 
 /// Publishes the sets, shuffled and repeated, and compares each evaluation's record and history with the second model.
-fn store_generated_sets(redis: &RedisServer, setup: &Setup, seed: u64) -> (Worker, BTreeMap<String, Expected>) {
+pub(crate) fn store_generated_sets(
+    redis: &RedisServer,
+    setup: &Setup,
+    seed: u64,
+) -> (Worker, BTreeMap<String, Expected>) {
     let worker = setup.start();
     let confirmations = Confirmations::listen(redis);
     let mut publisher = Publisher::new(redis);

@@ -1,0 +1,142 @@
+//! The backend: opens a pool, makes sure of the schema, and hands each call to the module that does it.
+
+use std::sync::Arc;
+
+use storage_plugin_api::{
+    Answer, AsyncBackend, Call, ChildDescription, Counts, Delete, Deleted, Description, Error, Fields, Found, Health,
+    Item, Opening, Page, Prune, Pruned, Query, Result,
+};
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use crate::connect::Target;
+use crate::counts::Counter;
+use crate::errors::Failure;
+use crate::options::Options;
+use crate::pool::Pool;
+use crate::rows::Reader;
+use crate::statements::Statements;
+use crate::tables::Tables;
+use crate::watch::{Watch, watch};
+use crate::{delete, indexes, list, merge, migrations, rows};
+
+/// Evaluations in PostgreSQL.
+pub struct Postgres {
+    pool: Arc<Pool>,
+    tables: Tables,
+    statements: Statements,
+    counter: Counter,
+    watch: Arc<Watch>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Postgres {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Postgres").field("tables", &self.tables).finish_non_exhaustive()
+    }
+}
+
+impl AsyncBackend for Postgres {
+    type Options = Options;
+
+    fn check(options: &Options, _children: &[ChildDescription]) -> Description {
+        options.describe()
+    }
+
+    async fn open(options: Options, opening: Opening) -> Result<Self> {
+        let target = Target::of(&options).map_err(Error::configuration)?;
+        let pool = Arc::new(Pool::new(&target, &options)?);
+        let tables = Tables::new(&options.schema, &options.table_prefix);
+        let tables = migrations::prepare(&pool, tables, options.migrate, opening.read_only, opening.deadline).await?;
+        warn_if_volatile(&pool, opening.deadline).await?;
+        info!(target = target.to_string(), schema = options.schema, "connected");
+
+        let watched = Arc::new(Watch::default());
+        let mut tasks = vec![tokio::spawn(watch(Arc::clone(&watched), Arc::clone(&pool), tables.clone()))];
+        if !opening.read_only && options.migrate == crate::options::Migrate::Auto {
+            tasks.push(tokio::spawn(indexes::build(Arc::clone(&pool), tables.clone())));
+        }
+        Ok(Self {
+            pool,
+            statements: Statements::new(&tables),
+            counter: Counter::default(),
+            tables,
+            watch: watched,
+            tasks,
+        })
+    }
+
+    fn runtime_threads() -> usize {
+        2
+    }
+
+    async fn merge(&self, call: &Call, batch: &[Item<'_>]) -> Result<Vec<Answer>> {
+        let result = merge::merge(&self.pool, &self.statements, call, batch).await;
+        self.watch.learn_of_merge(&result);
+        result
+    }
+
+    async fn get(&self, call: &Call, ids: &[&str], fields: Fields) -> Result<Vec<Option<Found>>> {
+        let result = rows::get(&Reader::Pool(&self.pool, call), &self.statements, ids, fields).await;
+        let states = result.map_err(Failure::into_error);
+        let states = states?;
+        let found = |id: &&str| states.get(*id).map(|state| Found { state: state.clone(), incomplete: false });
+        Ok(ids.iter().map(found).collect())
+    }
+
+    async fn list(&self, call: &Call, query: &Query) -> Result<Page> {
+        list::list(&self.pool, &self.tables, &self.statements, call, query).await
+    }
+
+    async fn counts(&self, call: &Call) -> Result<Counts> {
+        self.counter.counts(&self.pool, &self.statements.counts, call).await
+    }
+
+    async fn delete(&self, call: &Call, items: &[Delete<'_>]) -> Result<Vec<Deleted>> {
+        delete::delete(&self.pool, &self.statements, call, items).await
+    }
+
+    fn health(&self) -> Health {
+        self.watch.health(&self.pool)
+    }
+
+    async fn flush(&self, _call: &Call) -> Result<()> {
+        // What was answered was committed.
+        Ok(())
+    }
+
+    async fn close(&self, _call: &Call) -> Result<()> {
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.pool.close();
+        Ok(())
+    }
+
+    async fn prune(&self, call: &Call, prune: &Prune) -> Result<Pruned> {
+        delete::prune(&self.pool, &self.statements, call, prune).await
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// A server that does not sync loses what was confirmed, whatever we do.
+async fn warn_if_volatile(pool: &Pool, deadline: std::time::Instant) -> Result<(), Failure> {
+    let session = pool.session(deadline).await?;
+    let sql = "SELECT current_setting('fsync'), current_setting('synchronous_commit')".to_owned();
+    let query = crate::tables::Query { sql, types: Vec::new() };
+    let rows = session.query(&query, &[]).await?;
+    if let Some(row) = rows.first() {
+        let (fsync, commit): (&str, &str) = (row.get(0), row.get(1));
+        if fsync == "off" || commit == "off" {
+            warn!(fsync, synchronous_commit = commit, "a crash of the server can lose what was confirmed as durable");
+        }
+    }
+    Ok(())
+}

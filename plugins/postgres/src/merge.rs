@@ -1,0 +1,198 @@
+//! The merge: reads the ranks of a batch's ids under locks, joins in memory, and writes what won. Two round trips.
+//!
+//! Rows are locked, and new ones inserted, in the order of their ids' bytes, so that transactions wait for each other in
+//! one direction only. Whoever loses the race for a new id joins again, into what the winner wrote. All of it may be
+//! repeated at any time, since merging twice is merging once.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use storage_plugin_api::{Answer, Call, Durability, Error, Item, State};
+use tracing::debug;
+
+use crate::errors::{Failure, unreadable};
+use crate::joined::{Group, Joined, groups, join};
+use crate::pool::{Pool, Session, begin};
+use crate::rows::{self, Reader};
+use crate::state_form;
+use crate::statements::Statements;
+use crate::write::Writes;
+
+/// What is left of a call's time when nothing is begun any more.
+const TOO_LATE: Duration = Duration::from_millis(20);
+
+/// Merges a batch. An error of the whole batch is one that no item is guilty of.
+pub(crate) async fn merge(
+    pool: &Pool,
+    statements: &Statements,
+    call: &Call,
+    batch: &[Item<'_>],
+) -> Result<Vec<Answer>, Error> {
+    let mut answers: Vec<Option<Answer>> = vec![None; batch.len()];
+    // Parts of the batch that are still to do; a part with a bad item is halved until that is alone.
+    let mut parts = vec![groups(batch)];
+    while let Some(part) = parts.pop() {
+        match merge_part(pool, statements, call, &part).await {
+            Ok(done) => {
+                for (place, answer) in done {
+                    answers[place] = Some(answer);
+                }
+            }
+            Err(Failure::Data(error)) => match part.len() {
+                1 => {
+                    for (place, _) in &part[0].items {
+                        answers[*place] = Some(Answer::rejected(error.clone()));
+                    }
+                }
+                groups => {
+                    let (left, right) = part.split_at(groups / 2);
+                    parts.extend([right.to_vec(), left.to_vec()]);
+                }
+            },
+            // What was merged until now is merged again with the rest.
+            Err(failure) => return Err(failure.into_error()),
+        }
+    }
+    Ok(answers.into_iter().map(|answer| answer.expect("every item is in one part")).collect())
+}
+
+type Done = Vec<(usize, Answer)>;
+
+/// Merges groups in one transaction, or in several where others are in the way.
+async fn merge_part(pool: &Pool, statements: &Statements, call: &Call, part: &[Group<'_>]) -> Result<Done, Failure> {
+    let mut done = Vec::with_capacity(part.len());
+    let mut left: Vec<&Group<'_>> = part.iter().collect();
+    let mut pause = Duration::from_millis(2);
+    while !left.is_empty() {
+        match merge_once(pool, statements, call, &left).await {
+            Ok(Round { settled, raced }) => {
+                done.extend(settled);
+                left.retain(|group| raced.contains(&group.id));
+            }
+            Err(Failure::Conflict(error)) => {
+                if call.remaining() < pause + TOO_LATE {
+                    return Err(Failure::Conflict(error));
+                }
+                debug!(error = error.message, "merging again after a conflict");
+                // Of two that met, one should be through before the other comes again.
+                tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+                pause = (pause * 2).min(Duration::from_millis(200));
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(done)
+}
+
+struct Round<'a> {
+    settled: Done,
+    /// Ids that somebody else made meanwhile.
+    raced: Vec<&'a str>,
+}
+
+async fn merge_once<'a>(
+    pool: &Pool,
+    statements: &Statements,
+    call: &Call,
+    groups: &[&Group<'a>],
+) -> Result<Round<'a>, Failure> {
+    let mut session = pool.session(call.deadline).await?;
+    let result = in_transaction(&mut session, statements, call, groups).await;
+    match &result {
+        Ok(_) => session.leave_transaction(),
+        Err(failure) => session.abandon(failure).await,
+    }
+    result
+}
+
+async fn in_transaction<'a>(
+    session: &mut Session,
+    statements: &Statements,
+    call: &Call,
+    groups: &[&Group<'a>],
+) -> Result<Round<'a>, Failure> {
+    let Locked { states: stored, unreadable } = lock(session, statements, call, groups).await?;
+    let mut writes = Writes::default();
+    let mut settled = Vec::with_capacity(groups.len());
+    let mut created: Vec<(&Group<'a>, Joined)> = Vec::new();
+    for group in groups {
+        if let Some(error) = unreadable.get(group.id) {
+            settled.extend(group.items.iter().map(|(place, _)| (*place, Answer::rejected(error.clone()))));
+            continue;
+        }
+        let before = stored.get(group.id);
+        let mut joined = join(before, group);
+        if !joined.is_changed {
+            settle(&mut settled, group, joined);
+            continue;
+        }
+        let state = std::mem::take(&mut joined.state);
+        match before {
+            Some(before) => {
+                writes.update(group.id, state, before);
+                settle(&mut settled, group, joined);
+            }
+            None => {
+                writes.insert(group.id, state);
+                created.push((group, joined));
+            }
+        }
+    }
+    if writes.is_empty() {
+        session.command("COMMIT").await?;
+        return Ok(Round { settled, raced: Vec::new() });
+    }
+    let new = writes.send(session, statements).await?;
+    let mut raced = Vec::new();
+    for (group, joined) in created {
+        match new.contains(group.id) {
+            true => settle(&mut settled, group, joined),
+            false => raced.push(group.id),
+        }
+    }
+    Ok(Round { settled, raced })
+}
+
+struct Locked<'a> {
+    /// What is stored, bodies left where they are.
+    states: HashMap<&'a str, State>,
+    /// What is stored and cannot be understood; it is not touched.
+    unreadable: HashMap<&'a str, Error>,
+}
+
+/// Begins a transaction and locks the rows of some ids, in one round trip.
+async fn lock<'a>(
+    session: &mut Session,
+    statements: &Statements,
+    call: &Call,
+    groups: &[&Group<'a>],
+) -> Result<Locked<'a>, Failure> {
+    let ids: Vec<&'a str> = groups.iter().map(|group| group.id).collect();
+    let rows = session.begin_with(&begin(call, ""), &statements.lock, &[&ids]).await?;
+    let mut states = HashMap::with_capacity(rows.len());
+    let mut refused = HashMap::new();
+    let mut others = Vec::new();
+    for row in &rows {
+        let id: &str = row.get(0);
+        // The id of the batch lives longer than the row.
+        let Ok(place) = ids.binary_search(&id) else { continue };
+        match row.get::<_, Option<&[u8]>>(1) {
+            Some(bytes) => match state_form::read(bytes) {
+                Ok(state) => drop(states.insert(ids[place], state)),
+                Err(error) => drop(refused.insert(ids[place], unreadable(id, &error))),
+            },
+            None => others.push(ids[place]),
+        }
+    }
+    if !others.is_empty() {
+        let mut adopted = rows::adopted(&Reader::Session(session), statements, &others).await?;
+        states.extend(others.into_iter().filter_map(|id| Some((id, adopted.remove(id)?))));
+    }
+    Ok(Locked { states, unreadable: refused })
+}
+
+fn settle(settled: &mut Done, group: &Group<'_>, joined: Joined) {
+    for ((place, _), (outcome, status)) in group.items.iter().zip(joined.outcomes) {
+        settled.push((*place, Answer::new(outcome, status, Durability::Durable)));
+    }
+}

@@ -1,0 +1,1 @@
+SELECT status::text, count(*) FROM {evaluations} GROUP BY status

@@ -1,0 +1,1 @@
+DELETE FROM {evaluations} WHERE id = ANY($1)

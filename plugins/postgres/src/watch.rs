@@ -1,0 +1,118 @@
+//! Whether the database can be written to, as far as the last call or the last look at it tells.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use storage_plugin_api::{Call, Error, ErrorKind, Health};
+use tracing::{info, warn};
+
+use crate::errors::Failure;
+use crate::pool::Pool;
+use crate::tables::{Query, Tables};
+
+/// Pause between two looks while all is well, and while not.
+const CALM: Duration = Duration::from_secs(5);
+const WORRIED: Duration = Duration::from_millis(500);
+/// How long a look may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long what a merge met with is believed, if no other merge comes and a look finds nothing.
+const MEMORY: Duration = Duration::from_secs(15);
+
+/// What is known of the database.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    /// Why it cannot be used; none if it can.
+    trouble: Mutex<Option<Trouble>>,
+}
+
+#[derive(Debug)]
+struct Trouble {
+    reason: String,
+    /// When a merge met with it. A look cannot see a full disk, nor a locked table.
+    merge_at: Option<Instant>,
+}
+
+impl Watch {
+    /// Learns from what became of a merge.
+    pub(crate) fn learn_of_merge<T>(&self, result: &Result<T, Error>) {
+        match result {
+            Ok(_) => self.set(None),
+            Err(error) => match error.kind {
+                ErrorKind::Unavailable | ErrorKind::Overloaded | ErrorKind::Configuration => {
+                    self.set(Some(Trouble { reason: error.message.clone(), merge_at: Some(Instant::now()) }));
+                }
+                // Wrong in itself: that says nothing of the database.
+                ErrorKind::InvalidItem | ErrorKind::Internal => {}
+            },
+        }
+    }
+
+    /// Learns from a look.
+    fn learn_of_look(&self, result: &Result<(), Error>) {
+        match result {
+            Ok(()) => {
+                let is_fresh = |trouble: &Trouble| trouble.merge_at.is_some_and(|at| at.elapsed() < MEMORY);
+                if !self.lock().as_ref().is_some_and(is_fresh) {
+                    self.set(None);
+                }
+            }
+            // Every connection is in use, so somebody else will know.
+            Err(error) if error.kind == ErrorKind::Overloaded => {}
+            Err(error) => self.set(Some(Trouble { reason: error.message.clone(), merge_at: None })),
+        }
+    }
+
+    pub(crate) fn health(&self, pool: &Pool) -> Health {
+        let reason = self.lock().as_ref().map(|trouble| trouble.reason.clone());
+        let (connections, in_use) = pool.figures();
+        reason.map_or_else(Health::healthy, Health::unhealthy).with("connections", connections).with("in_use", in_use)
+    }
+
+    fn set(&self, trouble: Option<Trouble>) {
+        let mut held = self.lock();
+        match (&*held, &trouble) {
+            (None, Some(Trouble { reason, .. })) => warn!(reason, "the database cannot be used"),
+            (Some(_), None) => info!("the database can be used again"),
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+        *held = trouble;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Trouble>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks at the database again and again, so that health is right when nobody calls.
+pub(crate) async fn watch(watch: Arc<Watch>, pool: Arc<Pool>, tables: Tables) {
+    let query = tables.query(
+        "SELECT current_setting('transaction_read_only') = 'on', to_regclass($1) IS NULL",
+        &[tokio_postgres::types::Type::TEXT],
+    );
+    loop {
+        let result = look(&pool, &query, &tables).await;
+        watch.learn_of_look(&result);
+        tokio::time::sleep(if result.is_ok() { CALM } else { WORRIED }).await;
+    }
+}
+
+async fn look(pool: &Pool, query: &Query, tables: &Tables) -> Result<(), Error> {
+    let call = Call::with_budget(PATIENCE);
+    let look = async {
+        let session = pool.session(call.deadline).await?;
+        let ready = session.ready(query).await?;
+        session.run(&ready, &[&tables.qualified("evaluations")]).await
+    };
+    let timed_out = |_| Err(Failure::Other(Error::unavailable("the database does not answer")));
+    let deadline = call.deadline.saturating_duration_since(Instant::now());
+    let rows = tokio::time::timeout(deadline, look).await.unwrap_or_else(timed_out).map_err(Failure::into_error)?;
+    let Some(row) = rows.first() else { return Ok(()) };
+    if row.get(0) {
+        return Err(Error::unavailable("the database can only be read"));
+    }
+    if row.get(1) {
+        return Err(Error::configuration("the tables are gone; start again, so that they are made"));
+    }
+    Ok(())
+}

@@ -1,0 +1,372 @@
+//! Collects what a batch writes, as arrays for the statements in `tables.rs`, and sends it all at once.
+//!
+//! The order of the statements is that in which they depend on each other; none waits for the answer of another.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+use storage_plugin_api::{Body, Record, State, json, names};
+use tokio_postgres::Row;
+
+use crate::errors::Failure;
+use crate::escape::{escape, escape_key};
+use crate::pool::{Parameter, Ready, Session};
+use crate::shown::{Line, Place, Shown, body, place, take_texts};
+use crate::state_form::{self, is_stored};
+use crate::statements::Statements;
+use crate::tables::Query;
+use crate::timestamp::Timestamp;
+
+const KEEPS_OUTPUT: i32 = 1;
+const KEEPS_ERROR: i32 = 2;
+
+/// Everything that a transaction writes.
+#[derive(Debug, Default)]
+pub(crate) struct Writes {
+    inserts: Rows,
+    insert_lines: Lines,
+    updates: Rows,
+    keeps: Vec<i32>,
+    update_lines: Lines,
+    lines_gone: Names,
+    moves_aside: Moves,
+    aside: Moves,
+    aside_of_new: Moves,
+    back_to_output: Names,
+    back_to_error: Names,
+}
+
+impl Writes {
+    /// A state of an id that is new.
+    pub(crate) fn insert(&mut self, id: &str, mut state: State) {
+        let texts = take_texts(&mut state);
+        self.add_lines(id, &state, None);
+        let place_of = places(&state);
+        self.inserts.push(id, &state, &texts, place_of);
+        self.aside_of_new.push_texts(id, &texts, place_of);
+    }
+
+    /// A state that takes the place of another, which is locked.
+    ///
+    /// `before` has references to what is stored; of what somebody else wrote it has the texts, and then all are written.
+    pub(crate) fn update(&mut self, id: &str, mut state: State, before: &State) {
+        let texts = take_texts(&mut state);
+        self.add_lines(id, &state, Some(before));
+        let (was_at, is_at) = (places(before), places(&state));
+        let mut keep = KEEPS_OUTPUT | KEEPS_ERROR;
+        for (shown, bit) in [(Place::Output, KEEPS_OUTPUT), (Place::Error, KEEPS_ERROR)] {
+            let held = body_at(before, was_at, shown).filter(|(_, body)| is_stored(body));
+            let wanted = body_at(&state, is_at, shown);
+            let is_kept = match (&held, &wanted) {
+                (Some((held_name, held)), Some((name, body))) => {
+                    held_name == name && held.hash() == body.hash() && is_stored(body)
+                }
+                _ => false,
+            };
+            if !is_kept {
+                keep &= !bit;
+                self.swap(id, shown, held, wanted, &state, &texts);
+            }
+        }
+        self.updates.push(id, &state, &texts, is_at);
+        self.keeps.push(keep);
+        self.aside.push_texts(id, &texts, is_at);
+    }
+
+    /// A column gets another body: the one in it goes aside if it is still part of the state, the other may come back.
+    fn swap(
+        &mut self,
+        id: &str,
+        shown: Place,
+        held: Option<(String, &Body)>,
+        wanted: Option<(String, &Body)>,
+        state: &State,
+        texts: &[(String, Body)],
+    ) {
+        let source = if shown == Place::Output { "output" } else { "error" };
+        if let Some((name, held)) = held
+            && wanted.as_ref().is_none_or(|(wanted, _)| *wanted != name)
+            && body(state, &name).is_some_and(|body| body.hash() == held.hash() && is_stored(body))
+        {
+            self.moves_aside.push(id, &name, source.to_owned());
+        }
+        if let Some((name, body)) = wanted
+            && is_stored(body)
+            && !texts.iter().any(|(fresh, _)| *fresh == name)
+        {
+            if shown == Place::Output { &mut self.back_to_output } else { &mut self.back_to_error }.push(id, &name);
+        }
+    }
+
+    /// The lines of the history that `before` does not have; those that it had and that are gone go.
+    fn add_lines(&mut self, id: &str, state: &State, before: Option<&State>) {
+        let lines = if before.is_some() { &mut self.update_lines } else { &mut self.insert_lines };
+        for register in state.with_prefix(names::HISTORY_PREFIX) {
+            let held = before.and_then(|before| before.get(&register.name));
+            if held.is_some_and(|held| held.stamp == register.stamp && held.value.as_json() == register.value.as_json())
+            {
+                continue;
+            }
+            if held.is_some() {
+                self.lines_gone.push(id, &register.name[names::HISTORY_PREFIX.len()..]);
+            }
+            if let Some(line) = Line::of(register) {
+                lines.push(id, line);
+            }
+        }
+        for gone in before.into_iter().flat_map(|before| before.with_prefix(names::HISTORY_PREFIX)) {
+            if state.get(&gone.name).is_none() {
+                self.lines_gone.push(id, &gone.name[names::HISTORY_PREFIX.len()..]);
+            }
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inserts.ids.is_empty() && self.updates.ids.is_empty()
+    }
+
+    /// Sends everything and the end of the transaction. Answers the ids of `insert` that were not there indeed.
+    pub(crate) async fn send(&self, session: &Session, statements: &Statements) -> Result<BTreeSet<String>, Failure> {
+        let mut ready: Vec<(Ready<'_>, Vec<Parameter<'_>>)> = Vec::new();
+        for (query, parameters) in self.queries(statements) {
+            ready.push((session.ready(query).await?, parameters));
+        }
+        let all = join_all(ready.iter().map(|(ready, parameters)| session.run(ready, parameters)));
+        if self.aside_of_new.ids.is_empty() {
+            let (results, ended) = tokio::join!(biased; all, session.command("COMMIT"));
+            let created = created(results, !self.inserts.ids.is_empty())?;
+            ended?;
+            return Ok(created);
+        }
+        // Whose row is not ours must not get our bodies, so here the answer is waited for.
+        let created = created(all.await, true)?;
+        let bodies = self.aside_of_new.only(&created);
+        let insert_aside = session.ready(&statements.insert_aside).await?;
+        session.run(&insert_aside, &bodies.parameters()).await?;
+        session.command("COMMIT").await?;
+        Ok(created)
+    }
+
+    fn queries<'a>(&'a self, statements: &'a Statements) -> Vec<(&'a Query, Vec<Parameter<'a>>)> {
+        let mut queries: Vec<(&Query, Vec<Parameter<'_>>)> = Vec::new();
+        if !self.moves_aside.ids.is_empty() {
+            queries.push((&statements.move_aside, self.moves_aside.parameters()));
+        }
+        if !self.updates.ids.is_empty() {
+            let mut parameters = self.updates.parameters();
+            parameters.push(&self.keeps);
+            queries.push((&statements.update, parameters));
+        }
+        for (names, source) in [(&self.back_to_output, &"output"), (&self.back_to_error, &"error")] {
+            if !names.ids.is_empty() {
+                let mut parameters = names.parameters();
+                parameters.push(source);
+                queries.push((&statements.take_back, parameters));
+                queries.push((&statements.delete_aside, names.parameters()));
+            }
+        }
+        if !self.lines_gone.ids.is_empty() {
+            queries.push((&statements.delete_history, self.lines_gone.parameters()));
+        }
+        if !self.update_lines.ids.is_empty() {
+            queries.push((&statements.insert_history, self.update_lines.parameters()));
+        }
+        if !self.aside.ids.is_empty() {
+            queries.push((&statements.insert_aside, self.aside.parameters()));
+        }
+        if !self.inserts.ids.is_empty() {
+            let parameters = [self.inserts.parameters(), self.insert_lines.parameters()].concat();
+            queries.push((&statements.insert, parameters));
+        }
+        queries
+    }
+}
+
+/// The ids that the last statement answered, if that was the insert.
+fn created(results: Vec<Result<Vec<Row>, Failure>>, has_insert: bool) -> Result<BTreeSet<String>, Failure> {
+    let mut rows = Vec::new();
+    for result in results {
+        rows = result?;
+    }
+    Ok(rows.iter().filter(|_| has_insert).map(|row| row.get(0)).collect())
+}
+
+/// The places of bodies in an evaluation of that state.
+fn places(state: &State) -> impl Fn(&str) -> Place + Copy + use<> {
+    let status = Record::status_of(state);
+    move |name| place(name, status)
+}
+
+/// The body that belongs into a column, and its name.
+fn body_at(state: &State, place_of: impl Fn(&str) -> Place, shown: Place) -> Option<(String, &Body)> {
+    let part = if shown == Place::Output { "output" } else { "error" };
+    let status = Record::status_of(state)?;
+    let name = names::outcome(status, part);
+    let found = body(state, &name)?;
+    (place_of(&name) == shown).then(|| (name.into_owned(), found))
+}
+
+/// Columns of `evaluations`, one array each, in the order of the statements.
+#[derive(Debug, Default)]
+struct Rows {
+    ids: Vec<String>,
+    statuses: Vec<&'static str>,
+    code_hashes: Vec<String>,
+    created: Vec<Timestamp>,
+    queued: Vec<Option<Timestamp>>,
+    started: Vec<Option<Timestamp>>,
+    completed: Vec<Option<Timestamp>>,
+    engines: Vec<Option<String>>,
+    runtimes: Vec<Option<i32>>,
+    memories: Vec<Option<i32>>,
+    exit_codes: Vec<Option<i32>>,
+    languages: Vec<Option<String>>,
+    outputs: Vec<Option<String>>,
+    output_sizes: Vec<Option<i64>>,
+    errors: Vec<Option<String>>,
+    error_sizes: Vec<Option<i64>>,
+    codes: Vec<Option<String>>,
+    rests: Vec<String>,
+    states: Vec<Vec<u8>>,
+}
+
+impl Rows {
+    fn push(&mut self, id: &str, state: &State, texts: &[(String, Body)], place_of: impl Fn(&str) -> Place) {
+        let text = |place: Place| {
+            let (_, body) = texts.iter().find(|(name, _)| place_of(name) == place)?;
+            Some(escape(body.as_text()?).into_owned())
+        };
+        let code = match body(state, names::CODE) {
+            Some(body) if is_stored(body) => text(Place::Code).map(|code| json::canonical_string(&code)),
+            _ => Some("null".to_owned()),
+        };
+        let shown = Shown::of(id, state);
+        self.ids.push(id.to_owned());
+        self.statuses.push(shown.status);
+        self.code_hashes.push(shown.code_hash);
+        self.created.push(shown.created_at);
+        self.queued.push(shown.queued_at);
+        self.started.push(shown.started_at);
+        self.completed.push(shown.completed_at);
+        self.engines.push(shown.engine);
+        self.runtimes.push(shown.runtime_ms);
+        self.memories.push(shown.memory_used_mb);
+        self.exit_codes.push(shown.exit_code);
+        self.languages.push(shown.language);
+        self.outputs.push(text(Place::Output));
+        self.output_sizes.push(shown.output_size);
+        self.errors.push(text(Place::Error));
+        self.error_sizes.push(shown.error_size);
+        self.codes.push(code);
+        self.rests.push(shown.rest);
+        self.states.push(state_form::write(state));
+    }
+
+    fn parameters(&self) -> Vec<Parameter<'_>> {
+        vec![
+            &self.ids,
+            &self.statuses,
+            &self.code_hashes,
+            &self.created,
+            &self.queued,
+            &self.started,
+            &self.completed,
+            &self.engines,
+            &self.runtimes,
+            &self.memories,
+            &self.exit_codes,
+            &self.languages,
+            &self.outputs,
+            &self.output_sizes,
+            &self.errors,
+            &self.error_sizes,
+            &self.codes,
+            &self.rests,
+            &self.states,
+        ]
+    }
+}
+
+/// Lines of the history.
+#[derive(Debug, Default)]
+struct Lines {
+    ids: Vec<String>,
+    event_ids: Vec<String>,
+    times: Vec<Timestamp>,
+    types: Vec<String>,
+    messages: Vec<String>,
+    statuses: Vec<String>,
+}
+
+impl Lines {
+    fn push(&mut self, id: &str, line: Line) {
+        self.ids.push(id.to_owned());
+        self.event_ids.push(line.event_id);
+        self.times.push(line.timestamp);
+        self.types.push(line.event_type);
+        self.messages.push(line.message);
+        self.statuses.push(line.new_status);
+    }
+
+    fn parameters(&self) -> Vec<Parameter<'_>> {
+        vec![&self.ids, &self.event_ids, &self.times, &self.types, &self.messages, &self.statuses]
+    }
+}
+
+/// Ids, and a name of something that belongs to each.
+#[derive(Debug, Default)]
+struct Names {
+    ids: Vec<String>,
+    names: Vec<String>,
+}
+
+impl Names {
+    fn push(&mut self, id: &str, name: &str) {
+        self.ids.push(id.to_owned());
+        self.names.push(escape_key(name).into_owned());
+    }
+
+    fn parameters(&self) -> Vec<Parameter<'_>> {
+        vec![&self.ids, &self.names]
+    }
+}
+
+/// Ids, names, and a text for each: a body, or the column that it comes from.
+#[derive(Debug, Default)]
+struct Moves {
+    ids: Vec<String>,
+    names: Vec<String>,
+    texts: Vec<String>,
+}
+
+impl Moves {
+    /// Texts whose place is aside.
+    fn push_texts(&mut self, id: &str, texts: &[(String, Body)], place_of: impl Fn(&str) -> Place) {
+        for (name, body) in texts.iter().filter(|(name, _)| place_of(name) == Place::Aside) {
+            self.push(id, name, escape(body.as_text().unwrap_or_default()).into_owned());
+        }
+    }
+
+    /// Those of some ids.
+    fn only(&self, ids: &BTreeSet<String>) -> Self {
+        let mut only = Self::default();
+        for ((id, name), text) in self.ids.iter().zip(&self.names).zip(&self.texts) {
+            if ids.contains(id) {
+                only.ids.push(id.clone());
+                only.names.push(name.clone());
+                only.texts.push(text.clone());
+            }
+        }
+        only
+    }
+
+    fn push(&mut self, id: &str, name: &str, text: String) {
+        self.ids.push(id.to_owned());
+        self.names.push(escape_key(name).into_owned());
+        self.texts.push(text);
+    }
+
+    fn parameters(&self) -> Vec<Parameter<'_>> {
+        vec![&self.ids, &self.names, &self.texts]
+    }
+}

@@ -1,0 +1,159 @@
+//! A database that the Python service made and filled is taken over: its rows are read through us, and ours by it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use storage_worker_tests::confirmations::Confirmations;
+use storage_worker_tests::postgres_server::{Database, PostgresServer};
+use storage_worker_tests::publisher::Publisher;
+use storage_worker_tests::redis_server::RedisServer;
+use storage_worker_tests::second_model::Sent;
+
+use super::setup;
+use crate::SOON;
+
+/// What the service's two migrations leave.
+const MIGRATED: &str = r#"
+CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY);
+INSERT INTO alembic_version VALUES ('ecb8af5d833a');
+CREATE TABLE evaluations (
+    id varchar(64) PRIMARY KEY, code_hash varchar(64) NOT NULL, status varchar(20) NOT NULL,
+    created_at timestamptz DEFAULT now(), queued_at timestamptz, started_at timestamptz, completed_at timestamptz,
+    engine varchar(50), worker_id varchar(100), runtime_ms integer, memory_used_mb integer, exit_code integer,
+    code_location varchar(255), output_location varchar(255), error_location varchar(255), output text, error text,
+    output_size bigint, error_size bigint, metadata json, output_truncated boolean, error_truncated boolean);
+CREATE INDEX ix_evaluations_status ON evaluations (status);
+CREATE TABLE evaluation_events (
+    id bigserial PRIMARY KEY, evaluation_id varchar(64) NOT NULL REFERENCES evaluations (id) ON DELETE CASCADE,
+    timestamp timestamptz DEFAULT now(), event_type varchar(50) NOT NULL, message text, metadata jsonb);
+CREATE INDEX idx_events_eval_time ON evaluation_events (evaluation_id, timestamp);
+CREATE INDEX idx_events_type ON evaluation_events (event_type);
+CREATE TABLE evaluation_metrics (
+    id bigserial PRIMARY KEY, evaluation_id varchar(64) NOT NULL REFERENCES evaluations (id) ON DELETE CASCADE,
+    metric_name varchar(100) NOT NULL, metric_value double precision NOT NULL, timestamp timestamptz DEFAULT now(),
+    unit varchar(50));
+CREATE INDEX idx_metrics_name_time ON evaluation_metrics (metric_name, timestamp);
+CREATE INDEX idx_metrics_eval ON evaluation_metrics (evaluation_id);
+"#;
+
+/// Rows as the service writes them: code, language and times in the JSON only.
+const FILLED: &str = r#"
+INSERT INTO evaluations (id, code_hash, status, created_at, output, output_size, output_truncated, error, error_size,
+    error_truncated, runtime_ms, metadata) VALUES
+('old_done', '6e3fac2e7d5d6ba3a53c1d7b6f7b5d9a6e3fac2e7d5d6ba3a53c1d7b6f7b5d9a', 'completed', '2025-01-01T00:00:00+00', E'42\n',
+    3, false, '', 0, false, 2000,
+    '{"code": "print(42)", "language": "python", "timestamp": "2025-01-01T00:00:00+00:00", "created_at": "2025-01-01T00:00:00+00:00",
+      "started_at": "2025-01-01T00:00:01+00:00", "completed_at": "2025-01-01T00:00:03+00:00", "code_lines": 1, "code_size": 9,
+      "timeout": 30, "priority": 0, "metadata": {"job_name": "old-done-1"}}'),
+('old-open', 'x', 'running', '2025-01-02T00:00:00+00', NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    '{"code": "nul: \u0000", "language": "bash", "timestamp": "2025-01-02T00:00:00+00:00", "created_at": "2025-01-02T00:00:00+00:00"}'),
+('Old_bare', 'metadata_only_hash', 'unknown', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
+INSERT INTO evaluation_events (evaluation_id, timestamp, event_type, message, metadata) VALUES
+('old_done', '2025-01-01T00:00:00+00', 'submitted', 'Evaluation submitted', '{"code_hash": "6e"}'),
+('old_done', '2025-01-01T00:00:03+00', 'status_changed', 'Status changed to completed', '{"old_status": null, "new_status": "completed"}');
+"#;
+
+/// The record of a row as the service's own reader makes it.
+fn read_as_python_does(database: &Database, id: &str) -> BTreeMap<String, Value> {
+    let sql = format!(
+        "SELECT row_to_json(r)::text FROM (SELECT id, status, code_hash, output, error, exit_code, runtime_ms, \
+         memory_used_mb, engine, worker_id, metadata FROM evaluations WHERE id = '{id}') AS r"
+    );
+    let row: Value = serde_json::from_str(database.rows(&sql)[0].get(0)).expect("a row is JSON");
+    let mut record: BTreeMap<String, Value> = row.as_object().expect("a row").clone().into_iter().collect();
+    if let Some(Value::Object(overlaid)) = record.remove("metadata") {
+        record.extend(overlaid);
+    }
+    record
+}
+
+#[test]
+fn a_database_that_python_made_is_taken_over_row_by_row() {
+    let (redis, server) = (RedisServer::start(), PostgresServer::start());
+    let database = server.connect();
+    database.run(MIGRATED);
+    database.run(FILLED);
+    let file = "SELECT relfilenode::bigint FROM pg_class WHERE oid = 'evaluations'::regclass";
+    let before = database.number(file);
+    let setup = setup(&redis, &server);
+
+    let worker = setup.start();
+
+    // Old rows, read through us.
+    let done = worker.record("old_done").expect("it is adopted");
+    for (key, value) in [
+        ("status", json!("completed")),
+        ("code", json!("print(42)")),
+        ("language", json!("python")),
+        ("created_at", json!("2025-01-01T00:00:00.000000+00:00")),
+        ("started_at", json!("2025-01-01T00:00:01.000000+00:00")),
+        ("completed_at", json!("2025-01-01T00:00:03.000000+00:00")),
+        ("output", json!("42\n")),
+        ("runtime_ms", json!(2000)),
+    ] {
+        assert_eq!(done[key], value, "{key}");
+    }
+    assert_eq!(done["metadata"]["job_name"], "old-done-1");
+    assert_eq!(done["metadata"]["timeout"], 30);
+    assert_eq!(worker.history("old_done").len(), 2);
+    assert_eq!(worker.record("old-open").expect("it is adopted")["code"], "nul: \0");
+    let ids = |query: &str| -> Vec<String> {
+        let page = worker.http().get(&format!("/evaluations?{query}")).json();
+        let mut ids: Vec<String> = page["evaluations"]
+            .as_array()
+            .expect("a page")
+            .iter()
+            .map(|e| e["id"].as_str().unwrap_or("").to_owned())
+            .collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(ids("limit=10"), ["Old_bare", "old-open", "old_done"]);
+    assert_eq!(ids("language=bash"), ["old-open"]);
+    assert_eq!(ids("status=completed"), ["old_done"]);
+
+    // Events go on where the service stopped.
+    let confirmations = Confirmations::listen(&redis);
+    let event = |channel: &str, body: &Value| Sent::new(channel, body);
+    Publisher::new(&redis).publish(&[
+        event("evaluation:completed", &json!({"eval_id": "old-open", "event_id": "c", "output": "late", "timestamp": "2025-01-03T00:00:00Z"})),
+        event("evaluation:queued", &json!({"eval_id": "new", "event_id": "q", "code": "x = \"1\"\n", "language": "python", "timestamp": "2025-01-04T00:00:00Z"})),
+        event("evaluation:running", &json!({"eval_id": "new", "event_id": "r", "executor_id": "job-1", "timestamp": "2025-01-04T00:00:01Z"})),
+        event("evaluation:completed", &json!({"eval_id": "new", "event_id": "d", "output": "ok", "exit_code": 0, "metadata": {"a": 1.50}, "timestamp": "2025-01-04T00:00:03Z"})),
+    ]);
+    confirmations.wait_for(4, SOON);
+    let open = worker.record("old-open").expect("it is stored");
+    assert_eq!(
+        (&open["status"], &open["output"], &open["code"]),
+        (&json!("completed"), &json!("late"), &json!("nul: \0"))
+    );
+    assert_eq!(worker.history("old-open").len(), 2);
+
+    // New rows, read by who knows only the service's columns and keys.
+    let new = read_as_python_does(&database, "new");
+    for (key, value) in [
+        ("status", json!("completed")),
+        ("code", json!("x = \"1\"\n")),
+        ("language", json!("python")),
+        ("timestamp", json!("2025-01-04T00:00:00.000000+00:00")),
+        ("created_at", json!("2025-01-04T00:00:00.000000+00:00")),
+        ("started_at", json!("2025-01-04T00:00:01.000000+00:00")),
+        ("completed_at", json!("2025-01-04T00:00:03.000000+00:00")),
+        ("output", json!("ok")),
+        ("exit_code", json!(0)),
+        ("runtime_ms", json!(2000)),
+        ("executor_id", json!("job-1")),
+        ("code_lines", json!(1)),
+        ("metadata", json!({"a": 1.5})),
+    ] {
+        assert_eq!(new[key], value, "{key}");
+    }
+    let events =
+        "SELECT event_type || ' ' || message FROM evaluation_events WHERE evaluation_id = 'new' ORDER BY timestamp";
+    let events: Vec<String> = database.rows(events).iter().map(|row| row.get(0)).collect();
+    assert_eq!(events[2], "status_changed Status changed to completed");
+    assert_eq!(events.len(), 3);
+    assert_eq!(database.number(file), before, "the table was rewritten");
+    worker.terminate(Duration::from_secs(30));
+}

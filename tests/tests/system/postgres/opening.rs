@@ -1,0 +1,137 @@
+//! What opens and what does not: wrong options, missing rights, newer tables, and a server that is not there yet.
+
+use serde_json::json;
+use storage_plugin_api::ErrorKind;
+use storage_worker_tests::postgres_server::PostgresServer;
+use storage_worker_tests::redis_server::{RedisServer, free_port};
+use storage_worker_tests::wait::eventually;
+use storage_worker_tests::worker::Setup;
+
+use super::{open, refusal, setup};
+use crate::SOON;
+
+/// How a worker ends that cannot start, and what it says then.
+fn start(setup: &Setup) -> (Option<i32>, String) {
+    let output = setup.command(&["run"]).output().expect("run the worker");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[test]
+fn wrong_options_end_the_start_with_one_clear_line() {
+    let redis = RedisServer::start();
+    for (key, value, said) in [
+        ("url", "mysql://u:geheim@h/d", "`url` is no URL of PostgreSQL"),
+        ("url", "postgres://u:geheim@h:port/d", "`url` cannot be read"),
+        ("urll", "postgres://u:geheim@h/d", "urll"),
+        ("sslmode", "sometimes", "sometimes"),
+    ] {
+        let setup = Setup::new(&redis.url(), "postgres").set(&format!("backends.main.options.{key}"), value);
+
+        let (code, text) = start(&setup);
+
+        assert_eq!(code, Some(2), "{text}");
+        assert!(text.contains(said), "{text}");
+        assert!(!text.contains("geheim"), "{text}");
+    }
+}
+
+#[test]
+fn missing_rights_and_newer_tables_end_the_start() {
+    let (redis, server) = (RedisServer::start(), PostgresServer::start());
+    let cache = tempfile::tempdir().expect("make a temporary directory");
+    let database = server.connect();
+    database.run("CREATE ROLE little LOGIN");
+    let little = json!({"url": server.url_for("little", server.port())});
+    let (kind, message) = refusal(&server, cache.path(), &little);
+    assert_eq!(kind, ErrorKind::Configuration, "{message}");
+    drop(open(&server, cache.path(), &json!({})).expect("the tables are made"));
+
+    let with_little =
+        || setup(&redis, &server).set("backends.main.options.url", server.url_for("little", server.port()));
+    let (code, text) = start(&with_little());
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("GRANT SELECT ON"), "{text}");
+
+    database.run("GRANT SELECT, INSERT, UPDATE, DELETE ON evaluations, evaluation_events, evaluation_bodies TO little");
+    database.run(
+        "GRANT USAGE ON SEQUENCE evaluation_events_id_seq TO little; GRANT SELECT ON storage_worker_schema TO little",
+    );
+    drop(open(&server, cache.path(), &little).expect("these rights suffice"));
+
+    database.run("INSERT INTO storage_worker_schema (version) VALUES (99)");
+    let (code, text) = start(&setup(&redis, &server));
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("version 99"), "{text}");
+}
+
+#[test]
+fn tables_of_others_and_of_an_older_migration_are_left_alone() {
+    let server = PostgresServer::start();
+    let cache = tempfile::tempdir().expect("make a temporary directory");
+    let database = server.connect();
+    database.run("CREATE TABLE evaluations (id integer, title text)");
+
+    let (kind, message) = refusal(&server, cache.path(), &json!({}));
+
+    assert_eq!(kind, ErrorKind::Configuration);
+    assert!(message.contains("`code_hash`") && message.contains("table_prefix"), "{message}");
+    database.run("ALTER TABLE evaluations ADD COLUMN output_preview text");
+    let (_, message) = refusal(&server, cache.path(), &json!({}));
+    assert!(message.contains("alembic upgrade head"), "{message}");
+    assert_eq!(database.number("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"), 1);
+
+    // Beside them there is room.
+    drop(open(&server, cache.path(), &json!({"table_prefix": "our \"own\" "})).expect("another name"));
+    drop(open(&server, cache.path(), &json!({"schema": "Mine"})).expect("another schema"));
+    assert_eq!(database.number("SELECT count(*) FROM \"Mine\".evaluations"), 0);
+    let (kind, _) = refusal(&server, cache.path(), &json!({"schema": "later", "migrate": "check"}));
+    assert_eq!(kind, ErrorKind::Configuration);
+}
+
+#[test]
+fn reading_makes_nothing_that_was_not_there() {
+    let (redis, server) = (RedisServer::start(), PostgresServer::start());
+    let setup = setup(&redis, &server);
+
+    let listed = setup.command(&["list"]).output().expect("run the worker");
+    let checked = setup.command(&["check"]).output().expect("run the worker");
+
+    let said = String::from_utf8_lossy(&listed.stderr);
+    assert!(!listed.status.success() && said.contains("version 0"), "{said}");
+    assert_eq!(checked.status.code(), Some(0), "{}", String::from_utf8_lossy(&checked.stderr));
+    assert_eq!(server.connect().number("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"), 0);
+    drop(setup.start());
+    let listed = setup.command(&["list"]).output().expect("run the worker");
+    assert_eq!(listed.status.code(), Some(0), "{}", String::from_utf8_lossy(&listed.stderr));
+}
+
+#[test]
+fn a_server_that_is_away_or_refuses_is_waited_for_and_no_password_is_told() {
+    let (redis, server) = (RedisServer::start(), PostgresServer::start());
+    let away = format!("postgres://somebody:geheim@127.0.0.1:{}/postgres", free_port());
+    let refused = format!("postgres://nobody:geheim@127.0.0.1:{}/postgres", server.port());
+    for url in [away, refused] {
+        let worker = setup(&redis, &server).set("backends.main.options.url", url).start_unready();
+
+        eventually(SOON, "the reason to be logged", || worker.log().to_string().contains("PostgreSQL"));
+
+        let health = worker.http().get("/health");
+        assert_eq!(health.status, 503, "{}", health.body);
+        let log = worker.log().lines().concat();
+        assert!(!log.contains("geheim") && !health.body.contains("geheim"), "{log}");
+    }
+}
+
+#[test]
+fn a_role_that_is_made_later_is_let_in_later() {
+    let (redis, server) = (RedisServer::start(), PostgresServer::start());
+    let url = server.url_for("later", server.port());
+    let setup = setup(&redis, &server).set("backends.main.options.url", url).set("storage.open_retry_max", "200ms");
+    let worker = setup.start_unready();
+    eventually(SOON, "the reason to be logged", || worker.log().to_string().contains("\\\"later\\\" does not exist"));
+
+    server.connect().run("CREATE ROLE later LOGIN SUPERUSER");
+
+    eventually(SOON, "the worker to be ready", || worker.is_ready());
+}
