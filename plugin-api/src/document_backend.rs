@@ -143,7 +143,8 @@ struct Merged {
 fn merged(item: &Item<'_>, document: Option<&Document>) -> Result<Merged> {
     let mut state = document.map(|document| read(item.id(), document)).transpose()?.unwrap_or_default();
     let changed = state.merge_registers(item.registers().iter().copied());
-    Ok(Merged { state, created: document.is_none(), changed: changed || document.is_none() })
+    // What nothing is known of is not stored.
+    Ok(Merged { state, created: document.is_none(), changed })
 }
 
 fn read(id: &str, document: &Document) -> Result<State> {

@@ -152,6 +152,8 @@ pub mod abi;
 mod asynchronous;
 mod backend;
 mod capabilities;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod convert;
 mod document_backend;
 mod document_store;

@@ -1,6 +1,7 @@
 //! `plugin`: what authors and operators do with the files of plugins.
 
 mod inspect;
+mod test;
 
 use std::process::ExitCode;
 
@@ -9,7 +10,7 @@ use clap::{Args, Subcommand};
 use super::{Global, UsageError, output};
 use crate::plugin::find;
 
-/// Show what plugins there are, or what one is; runs none of their code
+/// Show what plugins there are, what one is, or whether one does what it must
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -27,12 +28,16 @@ enum PluginCommand {
         /// A name in `storage.plugin_dirs`, or the path of a file
         plugin: String,
     },
+    /// Find out whether a plugin does all that a backend must do; runs its code, in processes of its own
+    #[command(after_help = test::HELP)]
+    Test(test::Arguments),
 }
 
 /// Runs one of the commands.
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let directories = find::directories(&global.load()?.config.storage.plugin_dirs);
     match &arguments.command {
+        PluginCommand::Test(arguments) => test::run(arguments, global),
         PluginCommand::List => inspect::list(&find::all(&directories), global.output),
         PluginCommand::Inspect { plugin } => {
             let path = find::resolve(plugin, &directories).map_err(|error| UsageError(error.to_string()))?;
