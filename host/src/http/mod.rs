@@ -115,7 +115,8 @@ async fn explain(State(state): State<AppState>) -> Response {
     match state.0.parts.storage.tree() {
         Ok(tree) => {
             let settings = state.0.parts.settings.clone();
-            answer::json(StatusCode::OK, &Explanation { settings, ..tree.explain() })
+            let states = health::storage_health(&state).await;
+            answer::json(StatusCode::OK, &Explanation { settings, ..tree.explain().with_states(&states) })
         }
         Err(reason) => answer::error(StatusCode::SERVICE_UNAVAILABLE, &reason),
     }

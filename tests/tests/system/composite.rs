@@ -56,7 +56,9 @@ fn detail(worker: &Worker, backend: &str, name: &str) -> Value {
 
 #[track_caller]
 fn wait_until_caught_up(worker: &Worker) {
-    eventually(Duration::from_secs(60), "the fallback to be merged back", || detail(worker, "main", "state") == "primary");
+    eventually(Duration::from_secs(60), "the fallback to be merged back", || {
+        detail(worker, "main", "state") == "primary"
+    });
     assert_eq!(detail(worker, "main", "fallback_held"), 0);
 }
 
@@ -102,7 +104,8 @@ fn a_primary_that_goes_away_and_flaps_as_it_returns_has_everything_in_the_end() 
     };
     // Half of each before, the other half while the primary is away.
     let (before, during): (Vec<_>, Vec<_>) = first.iter().cloned().enumerate().partition(|(place, _)| place % 2 == 0);
-    let [before, during] = [before, during].map(|events| events.into_iter().map(|(_, event)| event).collect::<Vec<_>>());
+    let [before, during] =
+        [before, during].map(|events| events.into_iter().map(|(_, event)| event).collect::<Vec<_>>());
     tell(&before);
 
     take_away(&setup);
@@ -173,9 +176,8 @@ fn assert_has_event(worker: &Worker, events: &[(String, String)]) {
 #[test]
 fn nothing_is_lost_when_the_worker_is_killed_while_it_catches_up() {
     let redis = RedisServer::start();
-    let setup = composite(&redis)
-        .set("backends.far.options.slow_ms", 30)
-        .set("backends.main.options.catch_up_batch", 4);
+    let setup =
+        composite(&redis).set("backends.far.options.slow_ms", 30).set("backends.main.options.catch_up_batch", 4);
     take_away(&setup);
     let worker = setup.start();
     let confirmations = Confirmations::listen(&redis);
