@@ -80,9 +80,10 @@ pub(crate) fn run(layer: &Layer) {
                     info!(fallback = %fallback.name, evaluations = total, seconds = began.elapsed().as_secs_f64(), "caught up");
                     total = 0;
                 }
-                match layer.primary.is_away_for_reads() {
-                    true => (probe(layer), false),
-                    false => (IDLE, true),
+                let seems_away = layer.primary.is_away_for_reads() || !layer.primary.child.backend.health().healthy;
+                match seems_away.then(|| probe(layer)).flatten() {
+                    Some(pause) => (pause, false),
+                    None => (IDLE, true),
                 }
             }
             Pass::Through { moved: 0, refused: 1.. } => (REFUSED, false),
@@ -106,12 +107,10 @@ pub(crate) fn run(layer: &Layer) {
     }
 }
 
-/// A failed read was the last that was heard of the primary: reads again, so that its state is told as it is.
-fn probe(layer: &Layer) -> Duration {
-    match layer.primary.get(&Call::with_budget(CALL_BUDGET), &["0"], Fields::WithoutBodies) {
-        Ok(_) => Duration::ZERO,
-        Err(error) => error.retry_after.unwrap_or(LONGEST_PAUSE / 5).clamp(PAUSE, LONGEST_PAUSE),
-    }
+/// Reads from a primary that nothing else is heard of, so that its state is told as it is. When to try again, if it is away.
+fn probe(layer: &Layer) -> Option<Duration> {
+    let error = layer.primary.get(&Call::with_budget(CALL_BUDGET), &["0"], Fields::WithoutBodies).err()?;
+    Some(error.retry_after.unwrap_or(LONGEST_PAUSE / 5).clamp(PAUSE, LONGEST_PAUSE))
 }
 
 impl Layer {

