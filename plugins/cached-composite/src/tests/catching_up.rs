@@ -138,7 +138,9 @@ fn another_instance_goes_on_where_one_was_cut_off() {
     // Merged, and the process ends before anything is deleted.
     tree.fallback.before(|call| if call == "delete" { Err(Error::unavailable("killed")) } else { Ok(()) });
     tree.primary.come_back();
-    eventually("the merge", || tree.primary.ids().len() == 3);
+    let mut joined = event(1, Status::Queued);
+    joined.merge(&event(2, Status::Completed));
+    eventually("the merge", || tree.primary.json("a") == Some(joined.to_canonical_json()));
     tree.composite.close(&call()).expect("it stops");
     assert_eq!(tree.fallback.ids().len(), 3);
     tree.fallback.come_back();
