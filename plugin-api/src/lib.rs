@@ -146,11 +146,15 @@
 //! # }
 //! ```
 
+#![deny(missing_docs)]
+
 #[doc(hidden)]
 pub mod abi;
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod backend;
+#[doc(hidden)]
+pub mod c_abi;
 mod capabilities;
 #[cfg(feature = "conformance")]
 pub mod conformance;

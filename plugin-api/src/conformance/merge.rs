@@ -249,10 +249,12 @@ fn odd_text(trial: &Trial<'_>) -> Result<(), Unmet> {
     let stamp = stamp(1, "odd \u{1f600} 'id'");
     let mut state = State::new();
     state.set_text(&stamp, names::CODE, texts.concat());
+    for (status, texts) in Status::TERMINAL.into_iter().zip(texts.chunks(5)) {
+        state.set_text(&stamp, &names::outcome(status, "output"), texts.concat());
+    }
     for text in texts {
         let json = crate::json::canonical(&serde_json::Value::from(text));
         state.set_metadata(&stamp, &format!("key {text}"), json);
-        state.set_text(&stamp, &format!("body {text}"), text);
     }
     for number in numbers {
         state.set_metadata(&stamp, &format!("number {number}"), format!("{{\"a\":[{number},null,true]}}"));
@@ -301,7 +303,7 @@ fn unknown_registers(trial: &Trial<'_>) -> Result<(), Unmet> {
     let backend = trial.open()?;
     let id = trial.id();
     let of = |rule, time, name: &'static str| {
-        let stamp = stamp(time, &format!("future-{time}"));
+        let stamp = stamp(time, &format!("note-{time}"));
         let value = Value::Json(format!("{{\"of\":{time}}}").into());
         Register { name: name.into(), rule, stage: 0, stamp, value }
     };

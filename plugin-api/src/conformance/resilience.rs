@@ -15,7 +15,7 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(1);
 /// How often a backend is opened and closed; what it leaves behind each time adds up.
 const ROUNDS: usize = 12;
 /// What is merged in each round.
-const ROUND_BYTES: usize = 4 * 1024 * 1024;
+const ROUND_BYTES: usize = 2 * 1024 * 1024;
 
 pub(super) const BEHAVIORS: &[Behavior] = &[
     Behavior {

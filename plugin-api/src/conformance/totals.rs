@@ -85,7 +85,7 @@ fn by_status(trial: &Trial<'_>) -> Result<(), Unmet> {
 fn ended(time: i64) -> State {
     let stamp = EventStamp::new(time, format!("ended-{time}"));
     let mut state = State::new();
-    state.set_created(&EventStamp::new(1, "began"));
+    state.set_created(&stamp);
     state.set_end(&stamp, Status::Completed);
     state
 }

@@ -12,7 +12,9 @@ mod lifecycles;
 mod models;
 mod reading;
 mod redis_away;
+mod reload;
 mod shutdown;
+mod sqlite;
 
 use std::time::Duration;
 

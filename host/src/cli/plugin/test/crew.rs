@@ -31,6 +31,8 @@ pub(super) struct Crew<'a> {
     pub(super) limit: Duration,
     /// How many processes there are.
     pub(super) jobs: usize,
+    /// Becomes true when the run shall end.
+    pub(super) stop: Arc<AtomicBool>,
 }
 
 /// What came of a run.
@@ -59,10 +61,10 @@ enum Outcome {
 impl Crew<'_> {
     /// Runs the behaviors, several at once where each has a place of its own.
     pub(super) fn run(&self, behaviors: &[&'static Behavior]) -> anyhow::Result<Run> {
-        let stop = stop_on_signals()?;
-        let (mut member, greeting) = self.hire(&stop)?;
+        let stop = &*self.stop;
+        let (mut member, greeting) = self.hire(stop)?;
         let Greeting::Ready { plugin, description, is_shared_place } = greeting else { bail!("it was refused") };
-        match member.ask(OPEN, OPEN_BUDGET + Duration::from_secs(2), &stop) {
+        match member.ask(OPEN, OPEN_BUDGET + Duration::from_secs(2), stop) {
             Outcome::Done(Report { verdict: Verdict::Failed { seen, .. }, .. }) => {
                 bail!("{plugin} does not open: {seen}; nothing else was tested")
             }
@@ -87,7 +89,7 @@ impl Crew<'_> {
         std::thread::scope(|scope| {
             for _ in 0..jobs {
                 let own = first.lock().unwrap_or_else(PoisonError::into_inner).take();
-                let (queue, reports, stop) = (&queue, &reports, &stop);
+                let (queue, reports) = (&queue, &reports);
                 scope.spawn(move || self.work_off(own, queue, reports, stop));
             }
         });
@@ -190,7 +192,7 @@ fn failed(expected: &str, seen: &str) -> Report {
 }
 
 /// Becomes true when somebody ends this process, which then cleans up behind itself.
-fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+pub(super) fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
     use tokio::signal::unix::{SignalKind, signal};
     let stop = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&stop);

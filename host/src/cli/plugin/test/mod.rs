@@ -26,7 +26,6 @@ use self::subject::Origin;
 use super::super::output::{self, Output};
 use super::super::{Global, UsageError};
 use crate::plugin::{Loader, find, manifest};
-use crate::suggest::suggest;
 use crate::telemetry::metrics::Metrics;
 
 #[derive(Args, Debug)]
@@ -103,6 +102,8 @@ pub(super) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
     // Says what is wrong with a file before any of its code is run.
     test.inspect()?;
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    // Before there is anything to clean up.
+    let stop = crew::stop_on_signals()?;
     let work = Work::new().context("cannot make a temporary directory")?;
     let jobs = arguments.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
     let crew = Crew {
@@ -111,6 +112,7 @@ pub(super) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
         seed,
         limit: Duration::from_secs(arguments.timeout.max(1)),
         jobs,
+        stop,
     };
     let start = Instant::now();
     let run = crew.run(&chosen)?;
@@ -139,9 +141,7 @@ impl Test<'_> {
         let only = &self.arguments.only;
         let is_meant = |behavior: &Behavior, name: &str| behavior.name == name || behavior.family() == name;
         if let Some(name) = only.iter().find(|name| !behaviors().any(|behavior| is_meant(behavior, name))) {
-            let known: Vec<&str> = behaviors().map(|behavior| behavior.name).collect();
-            let hint = suggest(name, known, "behaviors");
-            return Err(UsageError(format!("there is no behavior and no family `{name}`; {hint}")).into());
+            return Err(UsageError(format!("there is no behavior and no family `{name}`; `--list` names all")).into());
         }
         let chosen = |behavior: &&Behavior| only.is_empty() || only.iter().any(|name| is_meant(behavior, name));
         Ok(behaviors().filter(chosen).collect())

@@ -73,11 +73,13 @@ impl Origin {
                 let give_up = Instant::now() + OPEN_BUDGET;
                 let opened = plan.open(&Metrics::new(), None, &|| Instant::now() > give_up);
                 let tree = opened.map_err(|error| match error {
-                    OpenError::Configuration { error, .. } => error,
+                    OpenError::Configuration { error, .. } | OpenError::Unavailable { error, .. } => error,
                     OpenError::Stopped => Error::unavailable("a backend of the tree stayed unavailable"),
-                    other @ (OpenError::Defect { .. } | OpenError::Late { .. } | OpenError::Thread { .. }) => {
-                        Error::internal(other)
-                    }
+                    other @ OpenError::Unhealthy { .. } => Error::unavailable(other),
+                    other @ (OpenError::Defect { .. }
+                    | OpenError::Late { .. }
+                    | OpenError::StillHangs { .. }
+                    | OpenError::Thread { .. }) => Error::internal(other),
                 })?;
                 Ok(Arc::new(OpenedTree { tree, is_closed: AtomicBool::new(false) }))
             }
