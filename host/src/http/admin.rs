@@ -19,8 +19,9 @@ use crate::storage::explain::Explanation;
 pub(super) async fn explain(State(state): State<AppState>) -> Response {
     match state.0.parts.storage.tree() {
         Ok(tree) => {
+            let states = super::health::storage_health(&state).await;
             let settings = state.0.parts.settings.read().unwrap_or_else(PoisonError::into_inner).clone();
-            answer::json(StatusCode::OK, &Explanation { settings, ..tree.explain() })
+            answer::json(StatusCode::OK, &Explanation { settings, ..tree.explain().with_states(&states) })
         }
         Err(reason) => answer::error(StatusCode::SERVICE_UNAVAILABLE, &reason),
     }

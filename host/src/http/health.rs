@@ -89,7 +89,7 @@ pub(crate) async fn readyz(State(state): State<AppState>) -> Response {
 }
 
 /// Asks the tree, which may hang: one question at a time, and none waits longer than the timeout.
-async fn storage_health(state: &AppState) -> TreeHealth {
+pub(crate) async fn storage_health(state: &AppState) -> TreeHealth {
     match state.0.probe.read(&state.0.parts.storage, |tree, _| Ok(tree.health())).await {
         Ok(health) => health,
         Err(

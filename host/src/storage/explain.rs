@@ -9,7 +9,7 @@ use storage_plugin_api::Capabilities;
 
 use super::plan::{Edge, Plan};
 use super::plugin::About;
-use super::tree::Tree;
+use super::tree::{Tree, TreeHealth};
 
 /// A tree, explained.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,9 @@ pub struct Explained {
     /// Where its circuit breaker stands; none before it is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<String>,
+    /// What it says of its state, where it is one that tells states apart; none before it is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
     /// The backends below it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub children: Vec<Self>,
@@ -100,6 +103,13 @@ impl Tree {
 }
 
 impl Explanation {
+    /// With the states that backends tell of in their health, say whether a layer does without one of its children.
+    #[must_use]
+    pub fn with_states(mut self, health: &TreeHealth) -> Self {
+        add_states(&mut self.tree, health);
+        self
+    }
+
     /// The explanation as people read it.
     #[must_use]
     pub fn to_text(&self) -> String {
@@ -111,6 +121,15 @@ impl Explanation {
             text.push_str(&table(&self.settings));
         }
         text
+    }
+}
+
+fn add_states(node: &mut Explained, health: &TreeHealth) {
+    if let Some(backend) = health.backends.get(&node.name) {
+        node.state = backend.details.get("state").and_then(serde_json::Value::as_str).map(str::to_owned);
+    }
+    for child in &mut node.children {
+        add_states(child, health);
     }
 }
 
@@ -148,6 +167,7 @@ fn explained<'a>(node: &dyn Fn(usize) -> Part<'a>, index: usize, role: Option<&s
         capabilities: part.capabilities.clone(),
         notes: part.notes.to_vec(),
         breaker: part.breaker.map(str::to_owned),
+        state: None,
         children: part.children.iter().map(|edge| explained(node, edge.node, Some(&edge.role))).collect(),
     }
 }
@@ -204,6 +224,9 @@ fn draw(text: &mut String, node: &Explained, first: &str, rest: &str) {
     if let Some(state) = node.breaker.as_deref().filter(|state| *state != "closed") {
         line(&format!("breaker {state}: it is unavailable and left alone for a while"));
     }
+    if let Some(state) = &node.state {
+        line(&format!("state {state}"));
+    }
     let last = node.children.len().saturating_sub(1);
     for (index, child) in node.children.iter().enumerate() {
         let (branch, below) = if index == last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
@@ -243,6 +266,7 @@ mod tests {
     use serde_json::json;
 
     use super::super::testing::{TestPlugins, backends, quick};
+    use super::super::tree::BackendHealth;
     use super::*;
 
     fn explanation() -> Explanation {
@@ -295,6 +319,21 @@ redis.url        redis://redis:6379  default
 storage.backend  root                worker.toml:3
 ";
         assert_eq!(explanation.to_text(), expected);
+    }
+
+    #[test]
+    fn a_layer_that_tells_its_state_is_drawn_with_it() {
+        let backend = |name: &str, details: serde_json::Value| {
+            let details = serde_json::from_value(details).expect("an object");
+            (name.to_owned(), BackendHealth { healthy: true, reason: String::new(), details })
+        };
+        let backends = [backend("both", json!({ "state": "catching_up" })), backend("disk", json!({ "state": 1 }))];
+        let health = TreeHealth { healthy: true, reason: String::new(), backends: backends.into_iter().collect() };
+
+        let text = explanation().with_states(&health).to_text();
+
+        let told: Vec<&str> = text.lines().filter(|line| line.contains("state ")).collect();
+        assert_eq!(told, ["│  │ state catching_up"]);
     }
 
     #[test]

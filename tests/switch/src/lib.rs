@@ -1,0 +1,114 @@
+//! A layer over one backend that is unavailable while a file is there, so that a test can take a backend away and give
+//! it back. With `slow_ms` every merge takes so long, so that a test finds it at work.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use storage_plugin_api::{
+    Answer, Backend, BlobPage, Call, Child, ChildDescription, Counts, Delete, Deleted, Description, Error, Fields,
+    Found, Health, Item, OpenBackend, Opening, Page, Prune, Pruned, Query, Result, Role,
+};
+
+storage_plugin_api::export_backend!("switch", Switch);
+
+/// The options.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// The backend is away while this file is there.
+    away_while: PathBuf,
+    /// How long each merge takes.
+    #[serde(default)]
+    slow_ms: u64,
+}
+
+/// The layer.
+#[derive(Debug)]
+pub struct Switch {
+    options: Options,
+    inner: Child,
+}
+
+impl Switch {
+    fn inner(&self) -> Result<&dyn Backend> {
+        match self.options.away_while.exists() {
+            true => Err(Error::unavailable(format_args!("`{}` is there", self.options.away_while.display()))),
+            false => Ok(&*self.inner.backend),
+        }
+    }
+}
+
+impl OpenBackend for Switch {
+    type Options = Options;
+
+    fn check(_: &Options, children: &[ChildDescription]) -> Description {
+        let role = Role { name: "inner".to_owned(), required: true, many: false, evicting: false, durable: false };
+        let capabilities = children.first().map(|child| child.capabilities.clone()).unwrap_or_default();
+        Description { capabilities, roles: vec![role], ..Description::default() }
+    }
+
+    fn open(options: Options, mut opening: Opening) -> Result<Self> {
+        let inner = opening.children.pop().ok_or_else(|| Error::configuration("there is no child as `inner`"))?;
+        Ok(Self { options, inner })
+    }
+}
+
+impl Backend for Switch {
+    fn merge(&self, call: &Call, batch: &[Item<'_>]) -> Result<Vec<Answer>> {
+        let inner = self.inner()?;
+        std::thread::sleep(Duration::from_millis(self.options.slow_ms));
+        inner.merge(call, batch)
+    }
+
+    fn get(&self, call: &Call, ids: &[&str], fields: Fields) -> Result<Vec<Option<Found>>> {
+        self.inner()?.get(call, ids, fields)
+    }
+
+    fn list(&self, call: &Call, query: &Query) -> Result<Page> {
+        self.inner()?.list(call, query)
+    }
+
+    fn counts(&self, call: &Call) -> Result<Counts> {
+        self.inner()?.counts(call)
+    }
+
+    fn delete(&self, call: &Call, items: &[Delete<'_>]) -> Result<Vec<Deleted>> {
+        self.inner()?.delete(call, items)
+    }
+
+    fn health(&self) -> Health {
+        match self.inner() {
+            Ok(_) => Health::healthy(),
+            Err(error) => Health::unhealthy(error.message),
+        }
+    }
+
+    fn flush(&self, call: &Call) -> Result<()> {
+        self.inner()?.flush(call)
+    }
+
+    fn close(&self, _: &Call) -> Result<()> {
+        Ok(())
+    }
+
+    fn prune(&self, call: &Call, prune: &Prune) -> Result<Pruned> {
+        self.inner()?.prune(call, prune)
+    }
+
+    fn put_blob(&self, call: &Call, key: &str, bytes: &[u8]) -> Result<()> {
+        self.inner()?.put_blob(call, key, bytes)
+    }
+
+    fn get_blob(&self, call: &Call, key: &str) -> Result<Option<Vec<u8>>> {
+        self.inner()?.get_blob(call, key)
+    }
+
+    fn scan_blobs(&self, call: &Call, after: &str, limit: usize) -> Result<BlobPage> {
+        self.inner()?.scan_blobs(call, after, limit)
+    }
+
+    fn delete_blob(&self, call: &Call, key: &str, untouched_since: i64) -> Result<bool> {
+        self.inner()?.delete_blob(call, key, untouched_since)
+    }
+}
