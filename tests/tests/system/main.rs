@@ -12,6 +12,7 @@ mod models;
 mod reading;
 mod redis_away;
 mod shutdown;
+mod streams;
 
 use std::time::Duration;
 
