@@ -193,12 +193,15 @@ pub(super) fn deliveries(answer: Value) -> Result<Vec<(EntryId, u64)>, RedisErro
     list(answer)?.into_iter().map(read).collect()
 }
 
-/// The oldest pending entry in an answer to XPENDING without a range.
-pub(super) fn oldest_pending(answer: Value) -> Result<Option<EntryId>, RedisError> {
-    match list(answer)?.into_iter().nth(1) {
+/// Up to where a group has acknowledged everything, by what XINFO said of it and XPENDING without a range said then.
+///
+/// What it read between the two lies behind the position that it had at first.
+pub(super) fn acknowledged(info: &Info, pending: Value) -> Result<EntryId, RedisError> {
+    let read = info.id("last-delivered-id").unwrap_or(EntryId::ZERO);
+    match list(pending)?.into_iter().nth(1) {
         None => Err(unexpected()),
-        Some(Value::Nil) => Ok(None),
-        Some(id) => id_of(id).map(Some),
+        Some(Value::Nil) => Ok(read),
+        Some(oldest) => Ok(id_of(oldest)?.previous().min(read)),
     }
 }
 

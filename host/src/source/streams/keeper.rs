@@ -185,10 +185,7 @@ impl Keeper {
         }
         let mut least = None::<EntryId>;
         for (info, answer) in groups.iter().zip(self.query(&mut pipeline).await?) {
-            // It was asked for the position first and for the pending ones then: what is read in between lies behind.
-            let read = info.id("last-delivered-id").unwrap_or(EntryId::ZERO);
-            let oldest = commands::oldest_pending(answer?)?;
-            let acknowledged = oldest.map_or(read, |oldest| oldest.previous().min(read));
+            let acknowledged = commands::acknowledged(info, answer?)?;
             least = Some(least.map_or(acknowledged, |least| least.min(acknowledged)));
             if info.bytes("name") == own.as_bytes() {
                 let mut known = shared.known(stream);

@@ -178,8 +178,22 @@ impl Reader {
         self.ways[stream] = Way::Broken { at, pauses, failures };
     }
 
-    /// Makes the group unless it is there.
+    /// Makes the group unless it is there, and notes where it is: should it be deleted, it starts there again.
     async fn prepare(&mut self, stream: usize) -> Result<(), Failure> {
+        self.make_group(stream).await?;
+        let shared = Arc::clone(&self.shared);
+        let (key, group) = (shared.key(stream), &shared.membership.member.group);
+        if shared.known(stream).acknowledged.is_none() {
+            let groups = Info::all_of(self.ask(&commands::info_groups(key)).await?)?;
+            let pending = self.ask(&commands::pending_summary(key, group.as_bytes())).await?;
+            if let Some(info) = groups.iter().find(|info| info.bytes("name") == group.as_bytes()) {
+                shared.known(stream).acknowledged = Some(commands::acknowledged(info, pending)?);
+            }
+        }
+        Ok(())
+    }
+
+    async fn make_group(&mut self, stream: usize) -> Result<(), Failure> {
         let shared = Arc::clone(&self.shared);
         let (key, group) = (shared.key(stream), &shared.membership.member.group);
         let groups = match self.ask(&commands::info_groups(key)).await {

@@ -14,7 +14,8 @@ use crate::SOON;
 
 fn an_entry_is_stored_confirmed_and_acknowledged(plugin: &str, durability: &str) {
     let redis = RedisServer::start();
-    let worker = setup(&redis, plugin, "a").start();
+    let setup = setup(&redis, plugin, "a");
+    let worker = setup.start();
     let confirmations = Confirmations::listen(&redis);
     let mut stream = Stream::new(&redis, STREAM);
 
