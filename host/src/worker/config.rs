@@ -78,8 +78,13 @@ impl Config {
     /// What does not fit together: the key and what to do.
     pub(crate) fn problems(&self) -> Vec<(&'static str, String)> {
         let mut problems = Vec::new();
-        if self.name.as_ref().is_some_and(|name| name.trim().is_empty() || name.chars().any(char::is_control)) {
-            let message = "`worker.name` is empty or holds control characters; give a name, or leave it out".to_owned();
+        // A name of two words with `run` between them is that of one run, see `source/streams/keeper.rs`.
+        let is_name =
+            |name: &String| !name.trim().is_empty() && !name.chars().any(char::is_control) && !name.contains(" run ");
+        if !self.name.as_ref().is_none_or(is_name) {
+            let message =
+                "`worker.name` is empty, or holds control characters or ` run `; give a name, or leave it out"
+                    .to_owned();
             problems.push(("name", message));
         }
         if self.queue_bytes < self.max_payload_bytes {

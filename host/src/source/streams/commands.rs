@@ -51,6 +51,13 @@ impl Member {
         command
     }
 
+    /// Removes the consumer with whatever it holds, so only one that never holds anything.
+    pub(super) fn remove_run(&self, stream: &str) -> Cmd {
+        let mut command = cmd("XGROUP");
+        command.arg("DELCONSUMER").arg(stream).arg(&self.group).arg(&self.consumer);
+        command
+    }
+
     /// Removes the consumer if it holds nothing and has said nothing for so long. One step for Redis: between two, the
     /// consumer could come back, and what it had read meanwhile would be removed with it.
     pub(super) fn remove(&self, stream: &str, idle_ms: u128) -> Cmd {

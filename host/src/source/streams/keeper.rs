@@ -228,14 +228,12 @@ impl Keeper {
         }
         for (consumer, idle) in gone {
             let member = Member { consumer, ..membership.member.clone() };
-            let command = member.remove(shared.key(stream), idle.as_millis());
+            let key = shared.key(stream);
+            let is_run = is_run_of_any(&member.consumer);
+            let command = if is_run { member.remove_run(key) } else { member.remove(key, idle.as_millis()) };
             match self.ask(&command).await {
-                Ok(removed) if removed == Value::Int(1) && !is_run_of_any(&member.consumer) => {
-                    info!(
-                        stream = shared.key(stream),
-                        consumer = member.consumer,
-                        "a consumer that is gone was removed"
-                    );
+                Ok(Value::Int(1)) if !is_run => {
+                    info!(stream = key, consumer = member.consumer, "a consumer that is gone was removed");
                 }
                 Ok(_) => {}
                 Err(failure) => self.refused("consumers that are gone cannot be removed", failure)?,
@@ -286,7 +284,7 @@ impl Keeper {
     async fn leave(&mut self) {
         let shared = Arc::clone(&self.shared);
         for stream in 0..shared.membership.config.streams.len() {
-            let _ = self.ask(&shared.membership.run.remove(shared.key(stream), 0)).await;
+            let _ = self.ask(&shared.membership.run.remove_run(shared.key(stream))).await;
         }
     }
 

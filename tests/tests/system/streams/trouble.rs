@@ -104,7 +104,7 @@ fn what_redis_does_not_allow_is_named_until_it_does() {
     says("authentication failed");
     acl(&["SETUSER", "worker", ">wrong"]);
     says("docs/streams.md");
-    acl(&["SETUSER", "worker", "+xinfo", "+xreadgroup", "+xack", "+xclaim", "+xpending", "+xrange", "+xgroup"]);
+    acl(&["SETUSER", "worker", "+xinfo", "+xreadgroup", "+xack", "+xclaim", "+xpending", "+xrange", "+xgroup|create"]);
 
     eventually(SOON, "the entry to be stored", || worker.record("e-1").is_some());
     wait_until_settled(&mut stream);
