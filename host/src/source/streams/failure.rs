@@ -44,7 +44,7 @@ fn advice(error: &RedisError) -> &'static str {
         Some("WRONGTYPE") => {
             "; the key holds something else than a stream: rename that key, or correct `source.streams.streams`"
         }
-        Some("NOGROUP" | "UNBLOCKED") => "; the group or its stream was deleted, it is created anew",
+        Some("NOGROUP") => "; the group or its stream was deleted, it is created anew",
         Some("NOPERM") => "; give the worker's user the commands and keys that docs/streams.md names",
         Some("OOM") => "; Redis is at its `maxmemory`: raise it, or trim the streams (`source.streams.trim`)",
         Some("READONLY") => "; this is a read-only replica: give `redis.url` the address of the primary",
