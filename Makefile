@@ -24,6 +24,7 @@ demo: ## See it work: a private Redis, the worker, a dozen evaluations
 test: setup ## Run all tests
 	cargo build --workspace
 	cargo test --workspace
+	CARGO_PROFILE_DEV_DEBUG=false cargo test --manifest-path examples/sqlite/Cargo.toml --locked --target-dir target/variants
 
 bench: ## Measure against the budgets (release build, some minutes); BENCH="--help" names the rows
 	@scripts/setup.sh cargo cc redis-server
@@ -33,5 +34,7 @@ bench: ## Measure against the budgets (release build, some minutes); BENCH="--he
 lint: ## Check format, lints and documentation
 	@scripts/setup.sh cargo cc
 	cargo fmt --all --check
+	cargo fmt --manifest-path examples/sqlite/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	CARGO_PROFILE_DEV_DEBUG=false cargo clippy --manifest-path examples/sqlite/Cargo.toml --all-targets --locked --target-dir target/variants -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps

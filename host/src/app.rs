@@ -3,13 +3,14 @@
 //! The only place that knows all parts. Storage is opened while the worker takes events already: until it is open they
 //! wait, as they do in any outage.
 
+mod keeper;
 mod signals;
 mod waiting;
 
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -19,18 +20,21 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use self::signals::Signals;
+use self::keeper::Keeper;
+pub use self::keeper::Reread;
+use self::signals::{Signal, Signals};
 use self::waiting::Waiting;
 use crate::config::{Config, ConfigError, Loaded};
 use crate::http::{self, AppState, BindError, Listener, WorkerStatus};
 use crate::plugin::Loader;
+use crate::plugin::lock::Lock;
 use crate::secret::redact_url;
 use crate::source::Source;
 use crate::source::pubsub::PubSub;
 use crate::source::redis_client::{RedisClient, RedisClientError};
 use crate::source::streams::Streams;
 use crate::storage::explain::Setting;
-use crate::storage::{Current, OpenError, Plan, Tree};
+use crate::storage::{Current, OpenError, Plan};
 use crate::telemetry::metrics::Metrics;
 use crate::worker::{Died, Left, Parts, Served, Worker};
 
@@ -88,33 +92,57 @@ impl AppError {
 /// # Errors
 /// Everything that is wrong with it, each with its line.
 pub fn plan(loaded: &Loaded, metrics: &Metrics) -> Result<Plan, ConfigError> {
+    plan_with(loaded, &loader(loaded, metrics))
+}
+
+fn loader(loaded: &Loaded, metrics: &Metrics) -> Loader {
     let storage = &loaded.config.storage;
-    let loader = Loader::new(&storage.plugin_dirs, storage.plugin_cache_dir.as_deref(), Arc::new(metrics.clone()));
+    Loader::new(&storage.plugin_dirs, storage.plugin_cache_dir.as_deref(), Arc::new(metrics.clone()))
+}
+
+/// The plan of a configuration, with the plugins that a loader knows already.
+fn plan_with(loaded: &Loaded, loader: &Loader) -> Result<Plan, ConfigError> {
+    let storage = &loaded.config.storage;
+    let lock = loaded.file.as_deref().map(Lock::beside).transpose();
+    let lock = lock.map_err(|error| ConfigError::Problems(vec![loaded.problem(&["backends"], error.to_string())]))?;
+    let loader = loader.looking_in(&storage.plugin_dirs, storage.plugin_cache_dir.as_deref()).with_lock(lock.flatten());
     Plan::of(storage, &loaded.config.backends, &loader).map_err(|problems| {
         let place = |problem: crate::storage::Problem| loaded.problem(&problem.path, problem.message);
         ConfigError::Problems(problems.0.into_iter().map(place).collect())
     })
 }
 
-/// Runs the worker until it is told to end.
+/// Runs the worker until it is told to end. `reread` gives the configuration as it is when storage is to be changed.
 ///
 /// # Errors
 /// When it cannot start, or did not end as it should.
-pub async fn run(loaded: Loaded) -> Result<(), AppError> {
+pub async fn run(loaded: Loaded, reread: Reread) -> Result<(), AppError> {
     let mut signals = Signals::listen()?;
-    let metrics = Metrics::new();
-    let plan = plan(&loaded, &metrics)?;
-    let settings = loaded.settings().into_iter().map(Setting::from).collect();
-    let app = App::start(&loaded.config, settings, plan, metrics).await?;
-    let ended = tokio::select! {
-        failure = app.failed() => Err(failure),
-        Died(thread) = app.worker.died() => Err(AppError::Died(thread)),
-        signal = signals.next() => { info!(signal, "storage_worker.stopping"); Ok(()) }
+    let drain_timeout = loaded.config.worker.drain_timeout;
+    let app = App::start(loaded, reread).await?;
+    let (mut failed, mut died) = (pin!(app.failed()), pin!(app.worker.died()));
+    let ended = loop {
+        tokio::select! {
+            failure = &mut failed => break Err(failure),
+            Died(thread) = &mut died => break Err(AppError::Died(thread)),
+            signal = signals.next() => match signal {
+                Signal::Reload => {
+                    info!("SIGHUP, reading the configuration again");
+                    let keeper = Arc::clone(&app.keeper);
+                    // How it ends is in the log.
+                    tokio::spawn(async move { keeper.reload(false).await.map(drop) });
+                }
+                Signal::End(signal) => {
+                    info!(signal, "storage_worker.stopping");
+                    break Ok(());
+                }
+            },
+        }
     };
     app.draining.store(true, Ordering::Relaxed);
     let result = tokio::select! {
-        result = app.end(loaded.config.worker.drain_timeout) => result,
-        signal = signals.next() => {
+        result = app.end(drain_timeout) => result,
+        signal = signals.end() => {
             warn!(signal, "told to end a second time, ending at once");
             let left = app.abandon();
             if left.is_nothing() { Ok(()) } else { Err(AppError::NotDrained(left)) }
@@ -126,51 +154,27 @@ pub async fn run(loaded: Loaded) -> Result<(), AppError> {
 
 /// The running parts.
 struct App {
-    current: Arc<Current>,
     worker: Arc<Worker>,
+    keeper: Arc<Keeper>,
     draining: Arc<AtomicBool>,
-    stop_opening: Arc<AtomicBool>,
     opening: tokio::sync::Mutex<oneshot::Receiver<OpenError>>,
-    /// Taken when the worker ends.
-    opener: Mutex<Option<JoinHandle<()>>>,
-    close_timeout: Duration,
 }
 
 impl App {
-    async fn start(config: &Config, settings: Vec<Setting>, plan: Plan, metrics: Metrics) -> Result<Self, AppError> {
+    async fn start(loaded: Loaded, reread: Reread) -> Result<Self, AppError> {
+        let metrics = Metrics::new();
+        let loader = loader(&loaded, &metrics);
+        let plan = plan_with(&loaded, &loader)?;
+        let settings: Vec<Setting> = loaded.settings().into_iter().map(Setting::from).collect();
+        let settings = Arc::new(RwLock::new(settings));
+        let config = loaded.config;
         let current = Arc::new(Current::opening());
         let redis = RedisClient::new(&config.redis)?;
         // Before anything is received: an address in use must not cost an event.
         let public = Listener::bind("http", config.http.listen).await?;
         let admin = Listener::bind("admin", config.admin.listen).await?;
-        let worker = Arc::new(start_worker(config, &plan, redis, &current, &metrics)?);
+        let worker = Arc::new(start_worker(&config, &plan, redis, &current, &metrics)?);
         let draining = Arc::new(AtomicBool::new(false));
-        let close_timeout = config.storage.close_timeout;
-        let state = AppState::new(
-            http::Parts {
-                storage: Arc::clone(&current),
-                worker: worker_status(&worker, &draining),
-                metrics: metrics.clone(),
-                settings,
-            },
-            &config.http,
-        );
-        for (listener, router) in [(public, http::public(&state)), (admin, http::admin(&state))] {
-            // Served until the process ends: health is worth most while the worker drains.
-            tokio::spawn(listener.serve(router, config.http.max_connections, CancellationToken::new()));
-        }
-        let stop_opening = Arc::new(AtomicBool::new(false));
-        let (failed, opening) = oneshot::channel();
-        let opener = Opener {
-            plan,
-            metrics,
-            current: Arc::clone(&current),
-            worker: Arc::clone(&worker),
-            stop: Arc::clone(&stop_opening),
-            call_timeout: config.storage.call_timeout,
-        };
-        let run = move || opener.run(failed);
-        let opener = std::thread::Builder::new().name("open-storage".to_owned()).spawn(run)?;
         info!(
             backend = config.storage.backend,
             redis_url = %redact_url(config.redis.url.expose()),
@@ -178,9 +182,34 @@ impl App {
             generation = FIRST_GENERATION,
             "storage_worker.initialized"
         );
-        let opening = tokio::sync::Mutex::new(opening);
-        let opener = Mutex::new(Some(opener));
-        Ok(Self { current, worker, draining, stop_opening, opening, opener, close_timeout })
+        let (http, max_connections) = (config.http.clone(), config.http.max_connections);
+        let (failed, opening) = oneshot::channel();
+        let parts = keeper::Parts {
+            worker: Arc::clone(&worker),
+            current: Arc::clone(&current),
+            metrics: metrics.clone(),
+            loader,
+            plan,
+            config,
+            settings: Arc::clone(&settings),
+            generation: FIRST_GENERATION,
+            reread,
+        };
+        let keeper = Arc::new(Keeper::start(parts, failed)?);
+        let worker_status = worker_status(&worker, &draining);
+        let reload = Arc::clone(&keeper);
+        let reload = move |force| -> http::Reloading {
+            let keeper = Arc::clone(&reload);
+            Box::pin(async move { keeper.reload(force).await })
+        };
+        let parts =
+            http::Parts { storage: current, worker: worker_status, metrics, settings, reload: Box::new(reload) };
+        let state = AppState::new(parts, &http);
+        for (listener, router) in [(public, http::public(&state)), (admin, http::admin(&state))] {
+            // Served until the process ends: health is worth most while the worker drains.
+            tokio::spawn(listener.serve(router, max_connections, CancellationToken::new()));
+        }
+        Ok(Self { worker, keeper, draining, opening: tokio::sync::Mutex::new(opening) })
     }
 
     /// Waits until it turns out that storage cannot be opened, for ever if it can.
@@ -193,24 +222,17 @@ impl App {
 
     /// Finishes what was taken, then closes storage.
     async fn end(&self, drain_timeout: Duration) -> Result<(), AppError> {
-        self.stop_opening.store(true, Ordering::Relaxed);
+        self.keeper.hold();
         let left = self.worker.drain(Instant::now() + drain_timeout).await;
-        self.opener_ended().await;
-        let closed = match self.current.clear("the worker is ending") {
-            Some(tree) => close(tree, self.close_timeout).await,
+        let keeper = Arc::clone(&self.keeper);
+        let failures = tokio::task::spawn_blocking(move || keeper.end()).await.unwrap_or_default();
+        for failure in &failures {
+            error!(backend = %failure.instance, reason = failure.reason, "storage.close_failed");
+        }
+        match failures.first() {
+            _ if !left.is_nothing() => Err(AppError::NotDrained(left)),
             None => Ok(()),
-        };
-        if left.is_nothing() { closed } else { Err(AppError::NotDrained(left)) }
-    }
-
-    /// Waits for the thread that opens storage, so that what it opened last is closed too. It was told to stop, and
-    /// leaves a plugin behind that does not return.
-    async fn opener_ended(&self) {
-        let opener = self.opener.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(opener) = opener
-            && !matches!(tokio::task::spawn_blocking(move || opener.join()).await, Ok(Ok(())))
-        {
-            error!("the thread that opens storage has panicked");
+            Some(first) => Err(AppError::NotClosed(format!("backend `{}`: {}", first.instance, first.reason))),
         }
     }
 
@@ -272,45 +294,4 @@ fn worker_status(worker: &Arc<Worker>, draining: &Arc<AtomicBool>) -> Box<dyn Fn
             stuck: status.stuck_lanes.iter().map(stuck).collect(),
         }
     })
-}
-
-/// Opens storage on a thread of its own, since plugins block.
-struct Opener {
-    plan: Plan,
-    metrics: Metrics,
-    current: Arc<Current>,
-    worker: Arc<Worker>,
-    stop: Arc<AtomicBool>,
-    call_timeout: Duration,
-}
-
-impl Opener {
-    fn run(self, failed: oneshot::Sender<OpenError>) {
-        let stop = || self.stop.load(Ordering::Relaxed);
-        match self.plan.open(&self.metrics, Some(&self.current), &stop) {
-            Ok(tree) => {
-                let tree = Arc::new(tree);
-                let name = Arc::clone(tree.root().instance());
-                let backend = Arc::clone(tree.root()) as _;
-                let call_timeout = self.call_timeout;
-                self.worker.replace(Served { backend, name, generation: FIRST_GENERATION, call_timeout });
-                info!(backend = %tree.root().instance(), durability = tree.durability().as_str(), "storage.opened");
-                self.current.put(tree);
-            }
-            Err(OpenError::Stopped) => {}
-            // Nobody listens any more if the worker is ending already.
-            Err(error) => drop(failed.send(error)),
-        }
-    }
-}
-
-async fn close(tree: Arc<Tree>, budget: Duration) -> Result<(), AppError> {
-    let failures = tokio::task::spawn_blocking(move || tree.close(budget)).await.unwrap_or_default();
-    for failure in &failures {
-        error!(backend = %failure.instance, reason = failure.reason, "storage.close_failed");
-    }
-    match failures.first() {
-        None => Ok(()),
-        Some(first) => Err(AppError::NotClosed(format!("backend `{}`: {}", first.instance, first.reason))),
-    }
 }

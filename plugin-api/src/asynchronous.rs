@@ -18,6 +18,50 @@ use crate::query::{BlobPage, Counts, Fields, Health, Page, Prune, Pruned, Query}
 const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// [`Backend`] with `async fn`; each method behaves as the one of that name. Export it as `Async<T>`.
+///
+/// # Example
+/// ```
+/// use storage_plugin_api::{
+///     Answer, Async, AsyncBackend, Call, ChildDescription, Delete, Deleted, Description, Error, Fields, Found, Health,
+///     Item, Opening, Page, Query, Result,
+/// };
+///
+/// struct Remote {/* A pool of connections. */}
+///
+/// #[derive(serde::Deserialize)]
+/// #[serde(deny_unknown_fields)]
+/// struct Options {
+///     address: String,
+/// }
+///
+/// storage_plugin_api::export_backend!("remote", Async<Remote>);
+///
+/// impl AsyncBackend for Remote {
+///     type Options = Options;
+///
+///     fn check(_: &Options, _: &[ChildDescription]) -> Description {
+///         Description::default()
+///     }
+///
+///     async fn open(options: Options, _: Opening) -> Result<Self> {
+///         let connected = tokio::net::TcpStream::connect(&options.address).await;
+///         connected.map(|_| Self {}).map_err(|error| Error::unavailable(format_args!("cannot connect: {error}")))
+///     }
+///
+///     async fn merge(&self, _: &Call, batch: &[Item<'_>]) -> Result<Vec<Answer>> {
+///         // The batch is borrowed, also over an `await`; the call's deadline ends the wait.
+///         Err(Error::unavailable(format_args!("{} items were not sent", batch.len())))
+///     }
+/// #   async fn get(&self, _: &Call, _: &[&str], _: Fields) -> Result<Vec<Option<Found>>> { Ok(Vec::new()) }
+/// #   async fn list(&self, _: &Call, _: &Query) -> Result<Page> { Ok(Page::default()) }
+/// #   async fn delete(&self, _: &Call, _: &[Delete<'_>]) -> Result<Vec<Deleted>> { Ok(Vec::new()) }
+/// #   fn health(&self) -> Health { Health::healthy() }
+/// #   async fn flush(&self, _: &Call) -> Result<()> { Ok(()) }
+/// #   async fn close(&self, _: &Call) -> Result<()> { Ok(()) }
+///     // And `get`, `list`, `delete`, `health`, `flush`, `close`.
+/// }
+/// # fn main() {}
+/// ```
 pub trait AsyncBackend: Send + Sync + Sized + 'static {
     /// See [`OpenBackend::Options`].
     type Options: DeserializeOwned;

@@ -138,6 +138,74 @@ pub trait Backend: Send + Sync + 'static {
 }
 
 /// How an instance of a backend is made. What [`export_backend!`](crate::export_backend) exports implements it.
+///
+/// # Example: a layer
+/// It has the backend below it write what it is given, and says what it sees.
+/// ```
+/// use std::sync::Arc;
+///
+/// use storage_plugin_api::{
+///     Answer, Backend, Call, ChildDescription, Delete, Deleted, Description, Error, Fields, Found, Health, Item,
+///     OpenBackend, Opening, Page, Query, Result, Role,
+/// };
+///
+/// struct Watch {
+///     below: Arc<dyn Backend>,
+/// }
+///
+/// #[derive(serde::Deserialize)]
+/// #[serde(deny_unknown_fields)]
+/// struct Options {}
+///
+/// storage_plugin_api::export_backend!("watch", Watch);
+///
+/// impl OpenBackend for Watch {
+///     type Options = Options;
+///
+///     fn check(_: &Options, children: &[ChildDescription]) -> Description {
+///         let watched = Role { name: "watched".to_owned(), required: true, many: false, evicting: false, durable: false };
+///         let capabilities = children.first().map(|child| child.capabilities.clone()).unwrap_or_default();
+///         Description { capabilities, roles: vec![watched], ..Description::default() }
+///     }
+///
+///     fn open(_: Options, opening: Opening) -> Result<Self> {
+///         let child = opening.children.first().ok_or_else(|| Error::configuration("there is nothing to watch"))?;
+///         Ok(Self { below: Arc::clone(&child.backend) })
+///     }
+/// }
+///
+/// impl Backend for Watch {
+///     fn merge(&self, call: &Call, batch: &[Item<'_>]) -> Result<Vec<Answer>> {
+///         tracing::debug!(items = batch.len(), "merge");
+///         self.below.merge(call, batch)
+///     }
+///
+///     fn get(&self, call: &Call, ids: &[&str], fields: Fields) -> Result<Vec<Option<Found>>> {
+///         self.below.get(call, ids, fields)
+///     }
+///
+///     fn list(&self, call: &Call, query: &Query) -> Result<Page> {
+///         self.below.list(call, query)
+///     }
+///
+///     fn delete(&self, call: &Call, items: &[Delete<'_>]) -> Result<Vec<Deleted>> {
+///         self.below.delete(call, items)
+///     }
+///
+///     fn health(&self) -> Health {
+///         self.below.health()
+///     }
+///
+///     fn flush(&self, call: &Call) -> Result<()> {
+///         self.below.flush(call)
+///     }
+///
+///     fn close(&self, _: &Call) -> Result<()> {
+///         Ok(()) // The worker closes what is below.
+///     }
+/// }
+/// # fn main() {}
+/// ```
 pub trait OpenBackend: Backend + Sized {
     /// The options of the configuration; say `#[serde(deny_unknown_fields)]`, so that a typing error is found.
     type Options: DeserializeOwned;

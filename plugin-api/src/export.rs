@@ -31,10 +31,7 @@ use crate::query::Health;
 
 /// Exports a backend from a `cdylib`: the one line that makes it a plugin.
 ///
-/// ```ignore
-/// storage_plugin_api::export_backend!("memory", Memory);
-/// ```
-/// The type implements [`OpenBackend`](crate::OpenBackend). The library is named `libstorage_backend_<name>.so` to be
+/// The type implements [`OpenBackend`](crate::OpenBackend), which has an example. The library is named `libstorage_backend_<name>.so` to be
 /// found by its name. Exported are the root module that the loader of abi_stable looks for, and the manifest, in a
 /// section of its own that is read without running the library.
 #[macro_export]
@@ -44,11 +41,8 @@ macro_rules! export_backend {
     };
 }
 
-/// Exports a [`DocumentStore`](crate::DocumentStore) from a `cdylib`; see [`export_backend!`](crate::export_backend).
-///
-/// ```ignore
-/// storage_plugin_api::export_document_store!("directory", Directory);
-/// ```
+/// Exports a [`DocumentStore`](crate::DocumentStore) from a `cdylib`; see [`export_backend!`](crate::export_backend), and
+/// the whole plugin in the [documentation of the crate](crate).
 #[macro_export]
 macro_rules! export_document_store {
     ($name:literal, $store:ty) => {

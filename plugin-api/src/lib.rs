@@ -146,12 +146,18 @@
 //! # }
 //! ```
 
+#![deny(missing_docs)]
+
 #[doc(hidden)]
 pub mod abi;
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod backend;
+#[doc(hidden)]
+pub mod c_abi;
 mod capabilities;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod convert;
 mod document_backend;
 mod document_store;

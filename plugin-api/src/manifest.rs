@@ -12,6 +12,8 @@ pub const SECTION_MACHO: &str = "__storage_plugin";
 pub const MAGIC: &str = "storage-plugin";
 /// The value of [`Manifest::abi`] of a plugin written in Rust.
 pub const ABI_RUST: &str = "rust-1";
+/// The value of [`Manifest::abi`] of a plugin written in C (`plugin-api/include/storage_plugin.h`).
+pub const ABI_C: &str = "c-1";
 /// The value of [`Manifest::kind`] of a plugin that exports a [`Backend`](crate::Backend).
 pub const BACKEND: &str = "backend";
 /// The value of [`Manifest::kind`] of a plugin that exports a [`DocumentStore`](crate::DocumentStore).
@@ -28,7 +30,7 @@ pub const TARGET: &str = env!("STORAGE_PLUGIN_TARGET");
 pub struct Manifest {
     /// [`MAGIC`].
     pub magic: String,
-    /// Which boundary it speaks: [`ABI_RUST`].
+    /// Which boundary it speaks: [`ABI_RUST`] or [`ABI_C`].
     pub abi: String,
     /// The version of this crate that it was built with.
     pub api: String,
@@ -38,10 +40,15 @@ pub struct Manifest {
     pub name: String,
     /// The plugin's version.
     pub version: String,
-    /// What a panic does: `unwind`, or `abort`, which the host refuses.
+    /// What a panic does: `unwind`, or `abort`, which the host refuses. Empty in C, which has none.
+    #[serde(default)]
     pub panic: String,
-    /// The compiler.
+    /// The compiler of a plugin in Rust; empty in C.
+    #[serde(default)]
     pub rustc: String,
+    /// The compiler of a plugin in C; empty in Rust.
+    #[serde(default)]
+    pub compiler: String,
     /// The target.
     pub target: String,
 }

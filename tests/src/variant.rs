@@ -100,7 +100,7 @@ impl Variant {
     #[must_use]
     #[track_caller]
     pub fn build(&self, package: &str, file: &str) -> PathBuf {
-        outside::build(self.directory.path(), package, file, &self.directory.path().join("built"), &[])
+        outside::build(self.directory.path(), package, file, &self.directory.path().join("built"), &["--offline"])
     }
 
     /// Builds the worker's loader as a program that loads the plugin it is given and merges one state.

@@ -1,16 +1,23 @@
-//! The signals that end the worker: `SIGTERM`, and `SIGINT` for people at a terminal. A `SIGHUP` is only logged: by
-//! default it would end the process at once, without a drain.
+//! The signals that the worker heeds: `SIGTERM`, and `SIGINT` for people at a terminal, end it; `SIGHUP` has it read its
+//! configuration again.
 
 use std::io;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::warn;
+use tokio::signal::unix::{self, SignalKind, signal};
+
+/// What a signal asks for.
+pub(super) enum Signal {
+    /// To end; its name.
+    End(&'static str),
+    /// To read the configuration again.
+    Reload,
+}
 
 /// Listens from its creation on, so that no signal ends the process unasked.
 pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+    hangup: unix::Signal,
 }
 
 impl Signals {
@@ -22,13 +29,20 @@ impl Signals {
         })
     }
 
-    /// The name of the next signal.
-    pub(super) async fn next(&mut self) -> &'static str {
+    /// The next signal.
+    pub(super) async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::End("SIGTERM"),
+            _ = self.interrupt.recv() => Signal::End("SIGINT"),
+            _ = self.hangup.recv() => Signal::Reload,
+        }
+    }
+
+    /// The name of the next signal that asks for the end.
+    pub(super) async fn end(&mut self) -> &'static str {
         loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hangup.recv() => warn!("SIGHUP is ignored; restart the worker to change its configuration"),
+            if let Signal::End(name) = self.next().await {
+                return name;
             }
         }
     }

@@ -10,6 +10,7 @@ mod list;
 mod output;
 mod plugin;
 mod publish;
+mod reload;
 mod run;
 mod storage;
 
@@ -48,7 +49,7 @@ Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration";
 const GLOBAL: &str = "Options of every command";
 
 /// The arguments that every command takes.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 struct Global {
     /// Configuration file [default: ./storage-worker.toml if it is there]
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "FILE", env = "STORAGE_WORKER_CONFIG", hide_env_values = true)]
@@ -90,6 +91,7 @@ enum Command {
     List(list::Arguments),
     Plugin(plugin::Arguments),
     Publish(publish::Arguments),
+    Reload(reload::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -143,6 +145,7 @@ impl Command {
             Self::List(arguments) => list::run(arguments, global),
             Self::Plugin(arguments) => plugin::run(arguments, global),
             Self::Publish(arguments) => publish::run(arguments, global),
+            Self::Reload(arguments) => reload::run(arguments, global),
             Self::Completions(arguments) => completions::run(arguments),
         }
     }

@@ -20,6 +20,7 @@ Examples:
   storage-worker --config storage-worker.toml
   storage-worker run --log-format pretty --set storage.backend=memory
 
+SIGHUP: read the configuration again and change storage to it, see `storage-worker reload --help`.
 SIGTERM or SIGINT: finish what was taken, then end; a second one: end at once.
 
 Exit codes: 0 told to end and all was stored, 1 failed while running, 2 wrong usage or configuration";
@@ -27,11 +28,12 @@ Exit codes: 0 told to end and all was stored, 1 failed while running, 2 wrong us
 /// Runs until told to end.
 pub(crate) fn run(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let loaded = global.load()?;
+    let reread = global.clone();
     for note in &loaded.notes {
         tracing::warn!(note, "configuration");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(ASYNC_THREADS).enable_all().build()?;
-    let result = runtime.block_on(app::run(loaded));
+    let result = runtime.block_on(app::run(loaded, Box::new(move || reread.load())));
     // What hangs in a plugin must not keep the process.
     runtime.shutdown_background();
     match result {

@@ -60,12 +60,37 @@ impl Client {
     /// # Errors
     /// [`ClientError::NothingListens`] if there is no worker, and whatever else keeps it from answering.
     pub fn get(&self, path: &str) -> Result<Option<Value>, ClientError> {
+        match self.answer(|url| self.agent.get(url).call(), path)? {
+            (200, Ok(value)) => Ok(Some(value)),
+            (404, Ok(_)) => Ok(None),
+            (status, body) => Err(self.refused(status, body)),
+        }
+    }
+
+    /// Has the worker do something, however long it takes.
+    ///
+    /// # Errors
+    /// As of [`Self::get`]; [`ClientError::Refused`] if it was not done.
+    pub fn post(&self, path: &str) -> Result<Value, ClientError> {
+        let send = |url: String| self.agent.post(url).config().timeout_global(None).build().send_empty();
+        match self.answer(send, path)? {
+            (200, Ok(value)) => Ok(value),
+            (status, body) => Err(self.refused(status, body)),
+        }
+    }
+
+    /// The status and the body: JSON, or else the text.
+    fn answer(
+        &self,
+        send: impl FnOnce(String) -> Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+        path: &str,
+    ) -> Result<(u16, Result<Value, String>), ClientError> {
         let address = self.address;
         if address.port() == 0 {
             return Err(ClientError::NothingListens(address));
         }
         let failed = |source: ureq::Error| ClientError::Failed { address, source: Box::new(source) };
-        let mut response = match self.agent.get(format!("http://{address}{path}")).call() {
+        let mut response = match send(format!("http://{address}{path}")) {
             Ok(response) => response,
             Err(ureq::Error::ConnectionFailed) => return Err(ClientError::NothingListens(address)),
             Err(ureq::Error::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
@@ -75,16 +100,15 @@ impl Client {
         };
         let status = response.status().as_u16();
         let text = response.body_mut().with_config().limit(u64::MAX).read_to_string().map_err(failed)?;
-        let body = serde_json::from_str::<Value>(&text);
-        match (status, body) {
-            (200, Ok(value)) => Ok(Some(value)),
-            (200, Err(error)) => Err(ClientError::Failed { address, source: Box::new(error) }),
-            (404, Ok(_)) => Ok(None),
-            (status, body) => {
-                let detail = body.ok().and_then(|body| body["detail"].as_str().map(str::to_owned)).unwrap_or(text);
-                Err(ClientError::Refused { address, status, detail })
-            }
-        }
+        Ok((status, serde_json::from_str(&text).map_err(|_| text)))
+    }
+
+    fn refused(&self, status: u16, body: Result<Value, String>) -> ClientError {
+        let detail = match body {
+            Ok(body) => body["detail"].as_str().map_or_else(|| body.to_string(), str::to_owned),
+            Err(text) => text,
+        };
+        ClientError::Refused { address: self.address, status, detail }
     }
 }
 

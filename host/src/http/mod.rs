@@ -3,6 +3,7 @@
 //! `listener.rs` serves connections, `health.rs` and `reading.rs` answer, `reads.rs` keeps a plugin that hangs from
 //! hanging anything else, `client.rs` is how the commands ask a worker that runs.
 
+mod admin;
 mod answer;
 pub mod client;
 pub mod config;
@@ -13,7 +14,8 @@ mod reads;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, RwLock};
 use std::time::Instant;
 
 use axum::Router;
@@ -21,15 +23,15 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 
 pub use self::config::{AdminConfig, Config};
 pub use self::health::WorkerStatus;
 pub use self::listener::{BindError, Listener};
 pub(crate) use self::reading::parse_time;
 use self::reads::Reads;
-use crate::storage::Current;
-use crate::storage::explain::{Explanation, Setting};
+use crate::storage::explain::Setting;
+use crate::storage::{Current, ReloadError, Reloaded};
 use crate::telemetry::metrics::{CONTENT_TYPE as METRICS_TYPE, Metrics};
 
 /// What answering needs of the rest of the worker. Clones are handles to the same.
@@ -45,8 +47,13 @@ pub struct Parts {
     /// The worker's metrics.
     pub metrics: Metrics,
     /// The configuration in force and where it came from, without secrets.
-    pub settings: Vec<Setting>,
+    pub settings: Arc<RwLock<Vec<Setting>>>,
+    /// Changes storage to what the configuration says now; by force also if that drops what is stored nowhere else.
+    pub reload: Box<dyn Fn(bool) -> Reloading + Send + Sync>,
 }
+
+/// A reload under way.
+pub type Reloading = Pin<Box<dyn Future<Output = Result<Reloaded, ReloadError>> + Send>>;
 
 impl std::fmt::Debug for Parts {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -84,7 +91,8 @@ pub fn public(state: &AppState) -> Router {
 
 /// What only the operator may ask.
 pub fn admin(state: &AppState) -> Router {
-    finish(common().route("/explain", get(explain)), state)
+    let router = common().route("/explain", get(admin::explain)).route("/reload", post(admin::reload));
+    finish(router.layer(axum::middleware::from_fn(admin::only_from_here)), state)
 }
 
 fn common() -> Router<AppState> {
@@ -108,15 +116,4 @@ fn finish(router: Router<AppState>, state: &AppState) -> Router {
 
 async fn metrics(State(state): State<AppState>) -> Response {
     ([(CONTENT_TYPE, METRICS_TYPE)], state.0.parts.metrics.encode()).into_response()
-}
-
-/// The tree and the configuration, as JSON.
-async fn explain(State(state): State<AppState>) -> Response {
-    match state.0.parts.storage.tree() {
-        Ok(tree) => {
-            let settings = state.0.parts.settings.clone();
-            answer::json(StatusCode::OK, &Explanation { settings, ..tree.explain() })
-        }
-        Err(reason) => answer::error(StatusCode::SERVICE_UNAVAILABLE, &reason),
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use super::client::{Client, ClientError, escape};
 use super::{AppState, Config, Listener, Parts, WorkerStatus, admin, public};
 use crate::storage::explain::Setting;
 use crate::storage::testing::{TestBackend, TestPlugins, backends, quick};
-use crate::storage::{Current, Plan};
+use crate::storage::{Current, Plan, ReloadError, Reloaded};
 use crate::telemetry::metrics::Metrics;
 
 /// A worker's two listeners over one backend in memory.
@@ -50,7 +50,15 @@ async fn serve_with(options: Value, config: Config) -> Served {
         storage: Arc::clone(&current),
         worker: Box::new(move || told.lock().expect("no panic").clone()),
         metrics: Metrics::new(),
-        settings: vec![Setting { key: "a".to_owned(), value: "1".to_owned(), origin: "default".to_owned() }],
+        settings: Arc::new(RwLock::new(vec![Setting {
+            key: "a".to_owned(),
+            value: "1".to_owned(),
+            origin: "default".to_owned(),
+        }])),
+        reload: Box::new(|force| {
+            let refused = || ReloadError::Fallback("disk".to_owned());
+            Box::pin(async move { if force { Ok(Reloaded::default()) } else { Err(refused()) } })
+        }),
     };
     let (state, stop) = (AppState::new(parts, &config), CancellationToken::new());
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -91,7 +99,7 @@ async fn send(address: SocketAddr, request: &str) -> Answer {
 }
 
 async fn ask(address: SocketAddr, method: &str, path: &str) -> Answer {
-    send(address, &format!("{method} {path} HTTP/1.1\r\nhost: worker\r\nconnection: close\r\n\r\n")).await
+    send(address, &format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")).await
 }
 
 async fn get(address: SocketAddr, path: &str) -> Answer {
@@ -333,4 +341,23 @@ async fn the_commands_find_a_worker_and_what_it_knows() {
         assert!(matches!(Client::new(admin).get("/livez"), Err(ClientError::NothingListens(_))));
     });
     asked.await.expect("no panic");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_answers_how_it_ended_and_heeds_no_web_page() {
+    let served = serve(json!({})).await;
+    let send = async |address, line: &str, heads: &str| {
+        send(address, &format!("{line} HTTP/1.1\r\n{heads}connection: close\r\n\r\n")).await
+    };
+    let (admin, here) = (served.admin, "host: 127.0.0.1:8086\r\n");
+
+    let refused = send(admin, "POST /reload", here).await;
+    assert_eq!(refused.status, 409, "{}", refused.body);
+    assert!(refused.json()["detail"].as_str().is_some_and(|detail| detail.contains("the fallback `disk`")));
+    assert_eq!(send(admin, "POST /reload?force=true", "host: localhost:80\r\n").await.status, 200);
+    assert_eq!(send(admin, "GET /reload", "host: [::1]:80\r\n").await.status, 405);
+    let of_a_page = format!("{here}origin: http://evil.example\r\n");
+    assert_eq!(send(admin, "POST /reload", &of_a_page).await.status, 403);
+    assert_eq!(send(admin, "POST /reload", "host: evil.example\r\n").await.status, 403);
+    assert_eq!(send(served.public, "POST /reload", here).await.status, 404);
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::fmt::Write;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -65,13 +66,21 @@ pub(crate) fn all(directories: &[PathBuf]) -> BTreeMap<String, PathBuf> {
     found
 }
 
+/// The directories for people, and which of them cannot be looked into.
+pub(crate) fn describe(directories: &[PathBuf]) -> String {
+    let describe = |directory: &PathBuf| {
+        let problem = match std::fs::read_dir(directory) {
+            Ok(_) => String::new(),
+            Err(error) if error.kind() == ErrorKind::NotFound => " (no such directory)".to_owned(),
+            Err(error) => format!(" (cannot be read: {error})"),
+        };
+        format!("`{}`{problem}", directory.display())
+    };
+    directories.iter().map(describe).collect::<Vec<_>>().join(", ")
+}
+
 fn not_found(plugin: &str, file: &str, directories: &[PathBuf]) -> String {
-    let mut message = format!("there is no plugin `{plugin}` (no file `{file}`); looked in");
-    for (index, directory) in directories.iter().enumerate() {
-        let separator = if index == 0 { " " } else { ", " };
-        let missing = if directory.is_dir() { "" } else { " (no such directory)" };
-        let _ = write!(message, "{separator}`{}`{missing}", directory.display());
-    }
+    let mut message = format!("there is no plugin `{plugin}` (no file `{file}`); looked in {}", describe(directories));
     let known: Vec<String> = all(directories).into_keys().collect();
     match known.is_empty() {
         true => message.push_str(", where there are no plugins; put it there, or name its path"),

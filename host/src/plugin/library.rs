@@ -6,22 +6,35 @@ use std::time::Duration;
 
 use abi_stable::std_types::{RResult, RString};
 use serde_json::Value;
-use storage_plugin_api::abi::{Answered, CheckArguments, ChildHandle, OpenArguments, PluginModuleRef, READ_ONLY};
+use storage_plugin_api::abi::{
+    Answered, CheckArguments, ChildHandle, HostHandle, OpenArguments, PluginModuleRef, READ_ONLY,
+};
 use storage_plugin_api::export::lend_backend;
 use storage_plugin_api::import::{ImportedBackend, ImportedDocuments, error_of};
 use storage_plugin_api::manifest::{self, Manifest};
 use storage_plugin_api::{Backend, Child, ChildDescription, Description, DocumentBackend, Durability, Error, Result};
 
+use super::c_call::CHost;
+use super::c_load::CPlugin;
 use super::host_api::{self, PluginMetrics};
 use super::manifest::Inspected;
+
+/// How long a plugin in C is told that its `check` has; it has nothing to wait for.
+const CHECK_BUDGET: Duration = Duration::from_secs(5);
 
 /// A library that is loaded and stays so.
 pub struct Library {
     path: PathBuf,
     manifest: Manifest,
     sha256: String,
-    module: PluginModuleRef,
+    code: Code,
     metrics: Arc<dyn PluginMetrics>,
+}
+
+/// What a library has to be called by.
+pub(crate) enum Code {
+    Rust(PluginModuleRef),
+    C(CPlugin),
 }
 
 impl std::fmt::Debug for Library {
@@ -31,13 +44,8 @@ impl std::fmt::Debug for Library {
 }
 
 impl Library {
-    pub(crate) fn new(
-        path: PathBuf,
-        inspected: Inspected,
-        module: PluginModuleRef,
-        metrics: Arc<dyn PluginMetrics>,
-    ) -> Self {
-        Self { path, manifest: inspected.manifest, sha256: inspected.sha256, module, metrics }
+    pub(crate) fn new(path: PathBuf, inspected: Inspected, code: Code, metrics: Arc<dyn PluginMetrics>) -> Self {
+        Self { path, manifest: inspected.manifest, sha256: inspected.sha256, code, metrics }
     }
 
     /// The file it was found as.
@@ -63,21 +71,41 @@ impl Library {
     /// # Errors
     /// `Configuration` when the options cannot be read, `Internal` when the plugin panics.
     pub fn check(&self, instance: &str, options: &Value, children: &[ChildDescription]) -> Result<Description> {
-        let children = serde_json::to_string(children).map_err(Error::internal)?;
-        let answered = self.module.check()(CheckArguments {
-            instance: instance.into(),
-            options: options.to_string().into(),
-            children: children.into(),
-            host: host_api::handle(Arc::clone(&self.metrics)),
-            reserved: [0; 4],
-        });
-        let description: RString = result(answered)?;
-        let mut description: Description = serde_json::from_str(&description)
-            .map_err(|error| Error::internal(format_args!("its description cannot be read: {error}")))?;
+        let mut description = match &self.code {
+            Code::Rust(module) => self.check_rust(*module, instance, options, children)?,
+            Code::C(plugin) => {
+                let host = CHost::new(instance, &self.manifest.name, self.host());
+                plugin.check(&host, options, CHECK_BUDGET)?
+            }
+        };
         if self.manifest.kind == manifest::DOCUMENTS {
             description.capabilities = DocumentBackend::capabilities(&description.capabilities);
         }
         Ok(description)
+    }
+
+    fn check_rust(
+        &self,
+        module: PluginModuleRef,
+        instance: &str,
+        options: &Value,
+        children: &[ChildDescription],
+    ) -> Result<Description> {
+        let children = serde_json::to_string(children).map_err(Error::internal)?;
+        let answered = module.check()(CheckArguments {
+            instance: instance.into(),
+            options: options.to_string().into(),
+            children: children.into(),
+            host: self.host(),
+            reserved: [0; 4],
+        });
+        let description: RString = result(answered)?;
+        serde_json::from_str(&description)
+            .map_err(|error| Error::internal(format_args!("its description cannot be read: {error}")))
+    }
+
+    fn host(&self) -> HostHandle {
+        host_api::handle(Arc::clone(&self.metrics))
     }
 
     /// Opens an instance. Blocks, and may do so for ever: the caller waits on another thread.
@@ -93,6 +121,14 @@ impl Library {
         budget: Duration,
         read_only: bool,
     ) -> Result<Arc<dyn Backend>> {
+        let module = match &self.code {
+            Code::Rust(module) => *module,
+            Code::C(plugin) => {
+                let name = (instance, self.manifest.name.as_str());
+                let store = plugin.open(name, self.host(), options, budget, read_only)?;
+                return Ok(Arc::new(DocumentBackend::new(Arc::new(store), durability)));
+            }
+        };
         let lend = |child: Child| ChildHandle {
             role: child.role.into(),
             name: child.name.into(),
@@ -100,11 +136,11 @@ impl Library {
             backend: lend_backend(child.backend),
             reserved: [0; 2],
         };
-        let opened = result(self.module.open()(OpenArguments {
+        let opened = result(module.open()(OpenArguments {
             instance: instance.into(),
             options: options.to_string().into(),
             children: children.into_iter().map(lend).collect(),
-            host: host_api::handle(Arc::clone(&self.metrics)),
+            host: self.host(),
             budget_us: u64::try_from(budget.as_micros()).unwrap_or(u64::MAX),
             flags: if read_only { READ_ONLY } else { 0 },
             reserved: [0; 3],

@@ -1,4 +1,4 @@
-//! Loads a library and compares its layout with ours. The only unsafe code of the host.
+//! Loads a library of a plugin in Rust and compares its layout with ours. `c_load.rs` is for plugins in C.
 
 #![allow(unsafe_code, reason = "the loader of the plugin boundary")]
 
@@ -33,6 +33,14 @@ pub enum Refused {
          build the plugin again with a released plugin-api {API_VERSION}"
     )]
     OtherLayout { plugin: String, difference: String },
+    /// It lacks the descriptor of a plugin in C.
+    #[error("it has a manifest but does not export `storage_plugin_descriptor`; define it as storage_plugin.h says")]
+    NoDescriptor,
+    /// Its descriptor is not whole.
+    #[error(
+        "its `storage_plugin_descriptor` {0}; build the plugin again with storage_plugin.h of plugin-api {API_VERSION}"
+    )]
+    Descriptor(String),
     /// It could not make its root module.
     #[error("it failed while it was loaded: {0}")]
     Construct(String),
@@ -108,7 +116,8 @@ fn refused(error: &LibraryError) -> Refused {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// An error with its causes; that of libloading says only in a cause what the system said.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use object::{Object, ObjectSection};
 use sha2::{Digest, Sha256};
-use storage_plugin_api::manifest::{ABI_RUST, API_VERSION, MAGIC, Manifest, SECTION, SECTION_MACHO, TARGET};
+use storage_plugin_api::manifest::{
+    ABI_C, ABI_RUST, API_VERSION, DOCUMENTS, MAGIC, Manifest, SECTION, SECTION_MACHO, TARGET,
+};
 use thiserror::Error;
 
 /// Largest file that is read as a plugin, in bytes. A debug build with all its symbols is far below.
@@ -37,14 +39,19 @@ pub enum ManifestError {
     #[error("it was built for {found}, this worker runs on {TARGET}; build it for {TARGET}")]
     OtherTarget { found: String },
     /// It has no manifest.
-    #[error("it is a library but not a plugin: it has no section `{SECTION}`; export a backend with `export_backend!`")]
+    #[error(
+        "it is a library but not a plugin: it has no section `{SECTION}`; export a backend with `export_backend!`, or in C with STORAGE_PLUGIN_MANIFEST"
+    )]
     NoManifest,
     /// Its manifest cannot be read.
     #[error("its manifest cannot be read: {0}")]
     Malformed(String),
     /// It speaks a boundary that this worker does not know.
-    #[error("it speaks the plugin boundary `{found}`, this worker `{ABI_RUST}`; use a newer worker")]
+    #[error("it speaks the plugin boundary `{found}`, this worker `{ABI_RUST}` and `{ABI_C}`; use a newer worker")]
     OtherAbi { found: String },
+    /// It is a plugin in C that is no document store.
+    #[error("it is a plugin in C of the kind `{found}`, this worker knows `{DOCUMENTS}`; use a newer worker")]
+    OtherKind { found: String },
     /// It was built against another major version of the contract.
     #[error(
         "it was built for plugin-api {plugin},\n  this worker speaks {API_VERSION};\n  \
@@ -90,8 +97,10 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Manifest, ManifestError> {
     let section = file.section_by_name(SECTION).or_else(|| file.section_by_name(SECTION_MACHO));
     let data = section.ok_or(ManifestError::NoManifest)?.data().map_err(not_a_library)?;
     check_whole(bytes, &file)?;
+    // In C the text ends with a NUL, and linkers may fill up a section.
+    let end = data.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     let manifest: Manifest =
-        serde_json::from_slice(data).map_err(|error| ManifestError::Malformed(error.to_string()))?;
+        serde_json::from_slice(&data[..end]).map_err(|error| ManifestError::Malformed(error.to_string()))?;
     if manifest.magic != MAGIC {
         return Err(ManifestError::Malformed(format!("`magic` is `{}`", manifest.magic)));
     }
@@ -115,8 +124,11 @@ fn check_whole(bytes: &[u8], file: &object::File<'_>) -> Result<(), ManifestErro
 /// # Errors
 /// When it cannot; the text names both sides and the remedy.
 pub(crate) fn check(manifest: &Manifest) -> Result<(), ManifestError> {
-    if manifest.abi != ABI_RUST {
-        return Err(ManifestError::OtherAbi { found: manifest.abi.clone() });
+    match manifest.abi.as_str() {
+        ABI_RUST => {}
+        ABI_C if manifest.kind == DOCUMENTS => {}
+        ABI_C => return Err(ManifestError::OtherKind { found: manifest.kind.clone() }),
+        other => return Err(ManifestError::OtherAbi { found: other.to_owned() }),
     }
     if manifest.target != TARGET {
         return Err(ManifestError::OtherTarget { found: manifest.target.clone() });

@@ -73,6 +73,11 @@ impl Guard {
         &self.capabilities
     }
 
+    /// True once it was told to close.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// Where the circuit breakers stand; the one that is worse off.
     #[must_use]
     pub fn breaker_state(&self) -> BreakerState {

@@ -5,6 +5,7 @@
 
 mod breaker;
 mod breakers;
+mod change;
 pub mod config;
 mod current;
 mod deadline;
@@ -12,6 +13,7 @@ pub mod explain;
 mod fit;
 mod gate;
 mod guard;
+mod inside;
 mod kind;
 mod meter;
 mod open;
@@ -19,19 +21,23 @@ mod plan;
 mod plugin;
 mod problem;
 pub mod read;
+mod reload;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tree;
 
 pub use breaker::BreakerState;
+pub(crate) use change::Carried;
 pub use config::{BackendConfig, Backends, BreakerConfig, Children, Config, Guarantee};
 pub use current::Current;
 pub use gate::Overdue;
 pub use guard::Guard;
 pub use open::OpenError;
+pub(crate) use open::Patience;
 pub use plan::Plan;
 pub use plugin::{About, Plugin, PluginSource};
 pub use problem::{Problem, Problems};
+pub use reload::{ReloadError, Reloaded};
 pub use tree::{BackendHealth, CloseFailure, Tree, TreeHealth};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -8,16 +8,20 @@ use std::time::{Duration, Instant};
 use storage_plugin_api::{Backend, Call, Child, ChildDescription, Error, ErrorKind};
 use tracing::{info, warn};
 
+use super::change::Carried;
 use super::current::Current;
 use super::deadline::{Missed, within};
 use super::gate::drop_caught;
 use super::guard::Guard;
+use super::inside::Inside;
 use super::plan::{Plan, Planned};
 use super::tree::{Node, Tree};
 use crate::telemetry::metrics::Metrics;
 
 /// A plugin looks at its budget by itself; only one that does not is left behind.
 const GRACE: Duration = Duration::from_secs(1);
+/// How long a backend that was opened may take to say how it is.
+const HEALTH_LIMIT: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// How often a pause looks whether it shall stop.
 const STEP: Duration = Duration::from_millis(20);
@@ -44,6 +48,36 @@ pub enum OpenError {
         plugin: String,
         /// What happened.
         reason: String,
+    },
+    /// It is not there now, and nobody is to wait for it.
+    #[error("cannot open backend `{instance}` (plugin `{plugin}`): {error}")]
+    Unavailable {
+        /// The instance's name.
+        instance: String,
+        /// The plugin's name.
+        plugin: String,
+        /// What the plugin said.
+        error: Error,
+    },
+    /// It came back, and says that it cannot work.
+    #[error("backend `{instance}` (plugin `{plugin}`) was opened and is not healthy: {reason}")]
+    Unhealthy {
+        /// The instance's name.
+        instance: String,
+        /// The plugin's name.
+        plugin: String,
+        /// What it said.
+        reason: String,
+    },
+    /// An earlier attempt still hangs.
+    #[error(
+        "cannot open backend `{instance}` (plugin `{plugin}`): an earlier attempt to open it has not returned yet; wait for it, or restart the worker"
+    )]
+    StillHangs {
+        /// The instance's name.
+        instance: String,
+        /// The plugin's name.
+        plugin: String,
     },
     /// It did not come back.
     #[error(
@@ -76,9 +110,24 @@ impl OpenError {
     pub fn is_configuration(&self) -> bool {
         match self {
             Self::Configuration { .. } => true,
-            Self::Defect { .. } | Self::Late { .. } | Self::Thread { .. } | Self::Stopped => false,
+            Self::Unavailable { .. }
+            | Self::Unhealthy { .. }
+            | Self::StillHangs { .. }
+            | Self::Defect { .. }
+            | Self::Late { .. }
+            | Self::Thread { .. }
+            | Self::Stopped => false,
         }
     }
+}
+
+/// What to do about a backend that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Wait for it, however long it takes.
+    Endless,
+    /// Say so.
+    None,
 }
 
 impl Plan {
@@ -94,17 +143,40 @@ impl Plan {
         current: Option<&Current>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Tree, OpenError> {
+        self.open_beside(&Carried::nothing(self), Patience::Endless, metrics, current, stop)
+    }
+
+    /// Opens what is not carried over from another tree.
+    ///
+    /// # Errors
+    /// When a backend cannot be opened; those that are carried over stay open.
+    pub(crate) fn open_beside(
+        &self,
+        carried: &Carried,
+        patience: Patience,
+        metrics: &Metrics,
+        current: Option<&Current>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Tree, OpenError> {
         let mut tree = Tree::new(&self.config);
-        for planned in &self.nodes {
-            match self.open_patiently(planned, &tree, current, stop) {
+        for (index, planned) in self.nodes.iter().enumerate() {
+            if let Some(guard) = carried.guard(index) {
+                tree.nodes.push(Node::new(self, index, Arc::clone(guard)));
+                continue;
+            }
+            let opened = match patience {
+                Patience::Endless => self.open_patiently(planned, &tree, current, stop),
+                Patience::None => self.open_now(planned, &tree, stop),
+            };
+            match opened {
                 Ok(backend) => {
                     let capabilities = planned.description.capabilities.clone();
                     let guard = Guard::new(&planned.name, backend, capabilities, &self.config, metrics);
                     info!(backend = %planned.name, plugin = planned.about.name, version = planned.about.version, "storage.backend_opened");
-                    tree.nodes.push(Node::new(planned, Arc::new(guard)));
+                    tree.nodes.push(Node::new(self, index, Arc::new(guard)));
                 }
                 Err(error) => {
-                    for failure in tree.close(self.config.close_timeout) {
+                    for failure in tree.close_but(&|guard| carried.has(guard), self.config.close_timeout) {
                         warn!(backend = %failure.instance, reason = failure.reason, "storage.close_failed");
                     }
                     return Err(error);
@@ -112,6 +184,40 @@ impl Plan {
             }
         }
         Ok(tree)
+    }
+
+    /// Opens one backend, or says why that cannot be now.
+    fn open_now(
+        &self,
+        planned: &Planned,
+        below: &Tree,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Arc<dyn Backend>, OpenError> {
+        let (instance, plugin) = (planned.name.to_string(), planned.about.name.clone());
+        let backend = match self.open_once(planned, below, stop)? {
+            Ok(backend) => backend,
+            Err(error) if error.kind == ErrorKind::Configuration => {
+                return Err(OpenError::Configuration { instance, plugin, error });
+            }
+            Err(error) => return Err(OpenError::Unavailable { instance, plugin, error }),
+        };
+        let asked = {
+            let backend = Arc::clone(&backend);
+            within("health", HEALTH_LIMIT, stop, move || backend.health(), drop)
+        };
+        let reason = match asked {
+            Ok(health) if health.healthy => return Ok(backend),
+            Ok(health) => health.reason,
+            Err(_) => format!("it did not say how it is within {HEALTH_LIMIT:?}"),
+        };
+        let limit = self.config.close_timeout;
+        let close = move || {
+            // It was never used, so nothing is lost if it does not close well.
+            let _ = backend.close(&Call::with_budget(limit));
+            drop_caught(backend);
+        };
+        let _ = within("close", limit, stop, close, drop);
+        Err(OpenError::Unhealthy { instance, plugin, reason })
     }
 
     /// Opens one backend, again and again while it is unavailable.
@@ -167,12 +273,19 @@ impl Plan {
         };
         let children = planned.children.iter().map(child).collect();
         let (budget, close_timeout) = (self.config.open_timeout, self.config.close_timeout);
+        let Some(inside) = Inside::enter(&planned.plugin) else {
+            let (instance, plugin) = (planned.name.to_string(), planned.about.name.clone());
+            return Err(OpenError::StillHangs { instance, plugin });
+        };
         let work = {
             let (plugin, name, options) =
                 (Arc::clone(&planned.plugin), Arc::clone(&planned.name), planned.options.clone());
             let read_only = self.read_only;
             let durability = planned.description.capabilities.durability();
-            move || plugin.open(&name, &options, children, durability, budget, read_only)
+            move || {
+                let _inside = inside;
+                plugin.open(&name, &options, children, durability, budget, read_only)
+            }
         };
         let abandoned = move |opened: Result<Arc<dyn Backend>, Error>| {
             if let Ok(backend) = opened {
@@ -213,133 +326,4 @@ fn sleep(wait: Duration, stop: &dyn Fn() -> bool) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-    use storage_plugin_api::Health;
-
-    use super::super::lock;
-    use super::super::testing::{TestPlugins, backends, quick};
-    use super::*;
-
-    fn open(plugins: &TestPlugins, options: Value, current: &Current) -> Result<Tree, OpenError> {
-        let backends = backends(&[
-            ("root", "layer", &[("primary", &["a"]), ("shadow", &["b"])], json!({})),
-            ("a", "store", &[], options),
-            ("b", "store", &[], json!({})),
-        ]);
-        let plan = Plan::of(&quick(), &backends, plugins).expect("all fits");
-        plan.open(&Metrics::new(), Some(current), &|| false)
-    }
-
-    fn fails_to_open(options: Value) -> OpenError {
-        open(&TestPlugins::default(), options, &Current::opening()).expect_err("it cannot be opened")
-    }
-
-    #[test]
-    fn a_tree_is_opened_from_the_leaves_up_and_closed_from_the_root_down() {
-        let plugins = TestPlugins::default();
-
-        let tree = open(&plugins, json!({}), &Current::opening()).expect("all open");
-        lock(&plugins.opened).clear();
-        assert_eq!(tree.close(Duration::from_secs(5)), []);
-
-        let expected = [
-            "open a()",
-            "open b()",
-            "open root(primary=a,shadow=b)",
-            "flush root",
-            "close root",
-            "drop root",
-            "flush b",
-            "close b",
-            "drop b",
-            "flush a",
-            "close a",
-            "drop a",
-        ];
-        assert_eq!(*lock(&plugins.events), expected);
-    }
-
-    #[test]
-    fn an_unavailable_backend_is_waited_for_and_health_says_so() {
-        let current = Current::opening();
-
-        let tree = open(&TestPlugins::default(), json!({ "open": "away" }), &current).expect("it comes");
-
-        let reason = current.tree().expect_err("the tree is not put there yet");
-        assert_eq!(reason, "waiting for backend `a` (attempt 3 to open it failed): connection refused");
-        assert!(tree.health().healthy);
-    }
-
-    #[test]
-    fn a_wait_for_a_backend_ends_when_the_worker_does() {
-        let backends = backends(&[("root", "store", &[], json!({ "open": "away" }))]);
-        let plan = Plan::of(&quick(), &backends, &TestPlugins::default()).expect("all fits");
-
-        let opened = plan.open(&Metrics::new(), None, &|| true);
-
-        assert!(matches!(opened, Err(OpenError::Stopped)), "{opened:?}");
-    }
-
-    #[test]
-    fn what_cannot_be_opened_says_why_and_stops_the_start() {
-        let error = fails_to_open(json!({ "open": "configuration" }));
-        assert_eq!(error.to_string(), "cannot open backend `a` (plugin `store`): the path is a file");
-        assert!(error.is_configuration());
-
-        let error = fails_to_open(json!({ "open": "panic" }));
-        assert!(error.to_string().contains("it panicked: out of luck"), "{error}");
-        assert!(!error.is_configuration());
-    }
-
-    #[test]
-    fn an_open_that_hangs_is_given_up_and_what_it_opens_is_closed() {
-        let plugins = TestPlugins::default();
-
-        let error = open(&plugins, json!({ "open": "hang" }), &Current::opening()).expect_err("it hangs");
-
-        assert!(error.to_string().contains("it did not return within 500ms"), "{error}");
-        super::super::testing::eventually("it is closed", || lock(&plugins.events).contains(&"close a".to_owned()));
-    }
-
-    #[test]
-    fn a_failed_open_closes_what_was_open() {
-        let plugins = TestPlugins::default();
-        let backends = backends(&[
-            ("root", "layer", &[("primary", &["a"])], json!({ "open": "configuration" })),
-            ("a", "store", &[], json!({})),
-        ]);
-        let plan = Plan::of(&quick(), &backends, &plugins).expect("all fits");
-
-        assert!(plan.open(&Metrics::new(), None, &|| false).is_err());
-
-        assert_eq!(*lock(&plugins.events), ["open a()", "flush a", "close a"]);
-    }
-
-    #[test]
-    fn the_root_decides_on_the_health_of_the_tree() {
-        let plugins = TestPlugins::default();
-        let tree = open(&plugins, json!({}), &Current::opening()).expect("all open");
-        lock(&plugins.opened)["b"].is_away();
-
-        let health = tree.health();
-
-        assert!(health.healthy && health.reason.is_empty());
-        assert!(!health.backends["b"].healthy);
-        assert_eq!(health.backends["b"].reason, "the disk is gone");
-        assert_eq!(tree.root().health(), Health::healthy().with("evaluations", 0).with("breaker", "closed"));
-    }
-
-    #[test]
-    fn a_close_that_hangs_does_not_keep_the_others_from_closing() {
-        let plugins = TestPlugins::default();
-        let tree = open(&plugins, json!({}), &Current::opening()).expect("all open");
-        let (_release, _told) = lock(&plugins.opened)["root"].hang();
-
-        let failures = tree.close(Duration::from_millis(300));
-
-        assert_eq!(failures.len(), 1, "{failures:?}");
-        assert_eq!(&*failures[0].instance, "root");
-        assert!(lock(&plugins.events).contains(&"close a".to_owned()));
-    }
-}
+mod tests;

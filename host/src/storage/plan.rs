@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use storage_plugin_api::{Capabilities, ChildDescription, Description, Error};
 
-use super::config::{self, BackendConfig, Backends, Config};
+use super::config::{self, BackendConfig, Backends, BreakerConfig, Config};
 use super::deadline::{Missed, within};
 use super::fit;
 use super::plugin::{About, Plugin, PluginSource};
@@ -32,6 +33,17 @@ pub(crate) struct Planned {
     pub(crate) options: Value,
     pub(crate) children: Vec<Edge>,
     pub(crate) description: Description,
+}
+
+/// What two instances have in common that may stand for each other.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Identity {
+    plugin: (String, String, Option<String>),
+    options: Value,
+    /// Roles and names.
+    children: Vec<(String, Arc<str>)>,
+    call_timeout: Duration,
+    breaker: BreakerConfig,
 }
 
 /// The way from a layer to a backend below it.
@@ -79,6 +91,19 @@ impl Plan {
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         &self.root().description.capabilities
+    }
+
+    /// What the instance of a node is recognised by.
+    pub(crate) fn identity(&self, node: usize) -> Identity {
+        let Planned { about, options, children, .. } = &self.nodes[node];
+        let child = |edge: &Edge| (edge.role.clone(), Arc::clone(&self.nodes[edge.node].name));
+        Identity {
+            plugin: (about.name.clone(), about.version.clone(), about.sha256.clone()),
+            options: options.clone(),
+            children: children.iter().map(child).collect(),
+            call_timeout: self.config.call_timeout,
+            breaker: self.config.breaker.clone(),
+        }
     }
 
     pub(crate) fn root(&self) -> &Planned {
@@ -270,8 +295,8 @@ mod tests {
             "`t` never forgets",
         );
         assert_problem(
-            &[("root", "layer", &[("primary", &["s"]), ("journal", &["s"])], json!({})), store(json!({}))],
-            &["backends", "root", "children", "journal"],
+            &[("root", "layer", &[("primary", &["s"]), ("fallback", &["s"])], json!({})), store(json!({}))],
+            &["backends", "root", "children", "fallback"],
             "`s` is volatile",
         );
         assert_problem(

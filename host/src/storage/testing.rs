@@ -264,7 +264,7 @@ impl Plugin for TestPlugin {
             "layer" => vec![
                 Role { required: true, ..role("primary") },
                 Role { evicting: true, ..role("cache") },
-                Role { durable: true, ..role("journal") },
+                Role { durable: true, ..role("fallback") },
                 Role { many: true, ..role("shadow") },
             ],
             _ => Vec::new(),

@@ -12,7 +12,7 @@ use super::breaker::BreakerState;
 use super::config::Config;
 use super::deadline::{Missed, within};
 use super::guard::Guard;
-use super::plan::{Edge, Planned};
+use super::plan::{Edge, Identity, Plan};
 use super::plugin::About;
 
 /// A plugin looks at its deadline by itself; only one that does not is left behind.
@@ -33,6 +33,7 @@ pub(crate) struct Node {
     pub(crate) about: About,
     pub(crate) notes: Vec<String>,
     pub(crate) children: Vec<Edge>,
+    pub(crate) identity: Identity,
 }
 
 /// How a tree is.
@@ -69,12 +70,14 @@ pub struct CloseFailure {
 }
 
 impl Node {
-    pub(crate) fn new(planned: &Planned, guard: Arc<Guard>) -> Self {
+    pub(crate) fn new(plan: &Plan, node: usize, guard: Arc<Guard>) -> Self {
+        let planned = &plan.nodes[node];
         Self {
             guard,
             about: planned.about.clone(),
             notes: planned.description.notes.clone(),
             children: planned.children.clone(),
+            identity: plan.identity(node),
         }
     }
 }
@@ -88,6 +91,11 @@ impl Tree {
     #[must_use]
     pub fn root(&self) -> &Arc<Guard> {
         &self.nodes.last().expect("an opened tree has at least its root").guard
+    }
+
+    /// Every backend, children before their layers.
+    pub(crate) fn guards(&self) -> impl Iterator<Item = &Arc<Guard>> {
+        self.nodes.iter().map(|node| &node.guard)
     }
 
     /// What the whole tree promises.
@@ -142,9 +150,14 @@ impl Tree {
     ///
     /// Returns what went wrong; whatever it is, the next backend is closed all the same.
     pub fn close(&self, budget: Duration) -> Vec<CloseFailure> {
+        self.close_but(&|_| false, budget)
+    }
+
+    /// The same, but for the backends that are kept, and those that are closed already.
+    pub(crate) fn close_but(&self, kept: &dyn Fn(&Arc<Guard>) -> bool, budget: Duration) -> Vec<CloseFailure> {
         let deadline = Instant::now() + budget;
         let mut failures = Vec::new();
-        for node in self.nodes.iter().rev() {
+        for node in self.nodes.iter().rev().filter(|node| !kept(&node.guard) && !node.guard.is_closed()) {
             let limit = deadline.saturating_duration_since(Instant::now()).min(self.config.close_timeout);
             let guard = Arc::clone(&node.guard);
             let instance = Arc::clone(guard.instance());

@@ -46,12 +46,13 @@ impl Store {
         let mut places: BTreeMap<Place, ()> = BTreeMap::new();
         for place in in_memory {
             places.insert(place, ());
-            if places.len() > limit + 1 {
+            if places.len() > limit.saturating_add(1) {
                 places.pop_last();
             }
         }
         let stop = call.deadline.checked_sub(MARGIN).unwrap_or(call.deadline);
-        let mut search = Search { query, overlay: &overlay, stop, places, wanted: limit + 1, out_of_time: None };
+        let mut search =
+            Search { query, overlay: &overlay, stop, places, wanted: limit.saturating_add(1), out_of_time: None };
         let searched = match query.order {
             Order::Id => search.by_id(&view, after.as_ref()),
             Order::NewestFirst => search.newest_first(&view, after.as_ref()),

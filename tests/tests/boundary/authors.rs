@@ -1,13 +1,14 @@
 //! Every kind of author is served: the plugins of `examples/`, built outside of this workspace as a stranger would, run
-//! in the real worker. `shelf` only keeps documents, `asynchronous` is written with `async fn`; the synchronous
-//! [`Backend`](storage_plugin_api::Backend) is what all the other tests run on.
+//! in the real worker. `shelf` only keeps documents, `c-log` does so in C, `asynchronous` is written with `async fn`; the
+//! synchronous [`Backend`](storage_plugin_api::Backend) is what all the other tests run on.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 use storage_worker_tests::confirmations::{Confirmation, Confirmations};
 use storage_worker_tests::generate::Generator;
-use storage_worker_tests::outside::build_example;
+use storage_worker_tests::outside::{build_example, c_example_setup, make_c_example};
+use storage_worker_tests::process::library_name;
 use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::second_model::{Expected, Sent, expected};
@@ -15,7 +16,7 @@ use storage_worker_tests::wait::eventually;
 use storage_worker_tests::worker::{Setup, Worker};
 use tempfile::TempDir;
 
-use crate::SOON;
+use crate::{SOON, check};
 
 const EVALUATIONS: usize = 40;
 
@@ -23,7 +24,7 @@ const EVALUATIONS: usize = 40;
 struct Author {
     redis: RedisServer,
     setup: Setup,
-    _built: TempDir,
+    _built: Option<TempDir>,
 }
 
 impl Author {
@@ -32,7 +33,7 @@ impl Author {
         let plugin = build_example(example, built.path());
         let redis = RedisServer::start();
         let setup = Setup::new(&redis.url(), plugin.to_str().expect("temporary paths are Unicode"));
-        Self { redis, setup, _built: built }
+        Self { redis, setup, _built: Some(built) }
     }
 
     fn shelf() -> Self {
@@ -41,6 +42,12 @@ impl Author {
 
     fn asynchronous(latency: &str) -> Self {
         Self::of("asynchronous").set("backends.main.options.latency", latency)
+    }
+
+    fn in_c() -> Self {
+        let redis = RedisServer::start();
+        let setup = c_example_setup(&redis.url());
+        Self { redis, setup, _built: None }
     }
 
     fn set(mut self, path: &str, value: impl Into<toml::Value>) -> Self {
@@ -59,7 +66,7 @@ fn queued(id: &str) -> Sent {
 
 /// Shuffled and repeated events are confirmed, each once; records, histories, lists and counts are those of the second
 /// model.
-fn keeps_the_contract(author: &Author) {
+fn keeps_the_contract(author: &Author, durability: &str) {
     let worker = author.setup.start();
     let confirmations = Confirmations::listen(&author.redis);
     let mut generator = Generator::new(7);
@@ -83,7 +90,7 @@ fn keeps_the_contract(author: &Author) {
     confirmations.take();
     author.publish(&events[..1]);
     let again: Confirmation = confirmations.wait_for(1, SOON).remove(0);
-    assert_eq!((again.text("result"), again.text("durability")), ("repeated", "volatile"), "{}", again.body);
+    assert_eq!((again.text("result"), again.text("durability")), ("repeated", durability), "{}", again.body);
     let (status, log) = worker.terminate(SOON);
     assert!(status.success(), "the worker ended with {status}:\n{log}");
 }
@@ -113,12 +120,64 @@ fn by_status(model: &BTreeMap<String, Expected>) -> Value {
 
 #[test]
 fn a_document_store_is_merged_listed_and_counted_for() {
-    keeps_the_contract(&Author::shelf());
+    keeps_the_contract(&Author::shelf(), "volatile");
 }
 
 #[test]
 fn an_asynchronous_backend_merges_lists_and_counts_on_its_own_runtime() {
-    keeps_the_contract(&Author::asynchronous("2ms"));
+    keeps_the_contract(&Author::asynchronous("2ms"), "volatile");
+}
+
+#[test]
+fn a_document_store_in_c_is_merged_listed_and_counted_for() {
+    keeps_the_contract(&Author::in_c(), "durable");
+}
+
+/// The example's own test, in C, with the sanitizers for addresses and undefined behaviour.
+#[test]
+fn the_plugin_in_c_passes_its_own_test() {
+    let built = tempfile::tempdir().expect("make a temporary directory");
+
+    let printed = make_c_example("test", built.path());
+
+    assert!(printed.contains("all is well"), "{printed}");
+}
+
+/// What every backend must do, by `plugin test`, with a log that is compacted all the time.
+#[test]
+fn the_plugin_in_c_keeps_what_a_durable_backend_promises() {
+    let author = Author::in_c();
+    let plugin = author.setup.path("built").join(library_name("clog"));
+    let options = r#"{"path": "{dir}", "compact_min_bytes": 20000}"#;
+
+    let mut command = author.setup.command(&["plugin", "test", "--options", options]);
+    let output = command.arg(plugin).output().expect("start the worker");
+
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    for level in ["basic     yes", "durable   yes"] {
+        assert!(text.contains(level), "{text}");
+    }
+}
+
+#[test]
+fn a_plugin_in_c_is_inspected_checked_and_explained_as_any_other() {
+    let author = Author::in_c();
+    let plugin = author.setup.path("built").join(library_name("clog"));
+    let said = |setup: &Setup, arguments: &[&str]| {
+        let output = setup.command(arguments).output().expect("start the worker");
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    };
+
+    let inspected = said(&author.setup, &["plugin", "inspect", plugin.to_str().expect("a path is Unicode")]);
+    assert!(inspected.contains("compiler") && inspected.contains("can be run     yes"), "{inspected}");
+    let explained = said(&author.setup, &["explain"]);
+    assert!(explained.contains("keeps its log in `") && explained.contains("durable"), "{explained}");
+    let wrong = author.set("backends.main.options.pfad", "x");
+    let (status, text) = check(&wrong.setup);
+    assert_eq!(status, 2, "{text}");
+    assert!(text.contains("unknown option `pfad`; there are `path`, `compact_min_bytes`"), "{text}");
+    assert!(!wrong.setup.path("data").exists(), "none of them makes anything");
 }
 
 #[test]

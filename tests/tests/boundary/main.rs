@@ -4,6 +4,8 @@
 mod authors;
 mod files;
 mod hostile;
+mod locked;
+mod new;
 mod versions;
 
 use std::process::Output;

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use serde_json::json;
 use storage_worker_tests::confirmations::Confirmations;
+use storage_worker_tests::outside;
 use storage_worker_tests::process::plugin_path;
 use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::redis_server::RedisServer;
@@ -12,6 +13,15 @@ use storage_worker_tests::variant::Variant;
 use storage_worker_tests::worker::Setup;
 
 use crate::{SOON, check};
+
+/// The version of a package in a lock file.
+fn locked(file: &str, package: &str) -> String {
+    let text = std::fs::read_to_string(outside::repository().join(file)).expect("read a lock file");
+    let lock: toml::Table = text.parse().expect("a lock file is TOML");
+    let packages = lock["package"].as_array().expect("it has packages");
+    let found = packages.iter().find(|found| found["name"].as_str() == Some(package));
+    found.and_then(|found| found["version"].as_str()).unwrap_or_else(|| panic!("no {package} in {file}")).to_owned()
+}
 
 fn stores_an_event(setup: &Setup, redis: &RedisServer) {
     let worker = setup.start();
@@ -43,6 +53,19 @@ fn a_plugin_of_a_newer_minor_version_and_one_of_an_older_run() {
         let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && text.contains("merged: created"), "{}: {text}", plugin.display());
     }
+}
+
+/// What else may differ: the features of plugin-api (the worker has no `tokio`), the version of tokio, the
+/// optimisation. That it keeps the whole contract, `authors.rs` says.
+#[test]
+fn a_plugin_of_other_features_another_tokio_and_another_optimisation_runs() {
+    let (own, ours) = (locked("examples/asynchronous/Cargo.lock", "tokio"), locked("Cargo.lock", "tokio"));
+    assert_ne!(own, ours, "give the example another: `cargo update -p tokio --precise 1.49.0`");
+    let redis = RedisServer::start();
+    let built = tempfile::tempdir().expect("make a temporary directory");
+    let plugin = outside::build_example("asynchronous", built.path());
+
+    stores_an_event(&with_plugin(&redis.url(), &plugin), &redis);
 }
 
 #[test]

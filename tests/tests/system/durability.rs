@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use storage_worker_tests::confirmations::Confirmations;
+use storage_worker_tests::outside::c_example_setup;
 use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::second_model::Sent;
@@ -20,15 +21,27 @@ const EVENTS: usize = 300;
 #[test]
 fn what_is_confirmed_as_durable_was_synced_before() {
     let redis = RedisServer::start();
-    let setup = Setup::new(&redis.url(), "file");
+    confirmed_is_synced(&redis, Setup::new(&redis.url(), "file"));
+}
+
+#[test]
+fn what_a_plugin_in_c_is_confirmed_for_as_durable_was_synced_before() {
+    let redis = RedisServer::start();
+    let setup = c_example_setup(&redis.url());
+
+    confirmed_is_synced(&redis, setup);
+}
+
+/// Traces a worker that is sent some events.
+fn confirmed_is_synced(redis: &RedisServer, setup: Setup) {
     let trace = setup.path("trace");
     let trace_text = trace.to_str().expect("temporary paths are Unicode").to_owned();
     let calls = "trace=write,pwrite64,writev,pwritev,sendto,sendmsg,fsync,fdatasync,sync_file_range,msync,rename,renameat,renameat2";
     // -D makes the worker the process that is started, so that signals reach it; -yy names the file or socket of every descriptor, -s shows all of what is written.
     let setup = setup.traced_by(&["strace", "-D", "-f", "-yy", "-s", "1048576", "-e", calls, "-o", &trace_text]);
     let worker = setup.start();
-    let confirmations = Confirmations::listen(&redis);
-    let mut publisher = Publisher::new(&redis);
+    let confirmations = Confirmations::listen(redis);
+    let mut publisher = Publisher::new(redis);
     let ids: Vec<String> = (0..EVENTS).map(|number| format!("durable-event-{number:04}")).collect();
     let events: Vec<Sent> = ids
         .iter()

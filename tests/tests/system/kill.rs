@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use storage_worker_tests::confirmations::Confirmations;
 use storage_worker_tests::load::Load;
+use storage_worker_tests::outside::c_example_setup;
 use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::second_model::Sent;
@@ -17,24 +18,43 @@ use crate::SOON;
 use crate::shutdown::assert_stored;
 
 const KILLS: u64 = 50;
+/// Of the plugin in C, whose tests of its own tear every byte of a write.
+const KILLS_IN_C: u64 = 10;
 /// From the start of the process to the confirmation of an event: the median, since a busy machine may delay any one.
 const BACK_AT_WORK: Duration = Duration::from_secs(2);
 
 #[test]
 fn nothing_confirmed_is_lost_and_no_file_is_torn_when_the_worker_is_killed() {
     let redis = RedisServer::start();
-    let setup = Setup::new(&redis.url(), "file");
-    let confirmations = Confirmations::listen(&redis);
+    let starts = kill(&redis, &Setup::new(&redis.url(), "file"), KILLS);
+
+    let (median, slowest) = (starts[starts.len() / 2], starts[starts.len() - 1]);
+    eprintln!("from start to confirmation: median {median:?}, slowest {slowest:?}");
+    assert!(median < BACK_AT_WORK, "starts took {median:?} until they confirmed an event, {slowest:?} at most");
+}
+
+#[test]
+fn nothing_confirmed_is_lost_by_a_plugin_in_c_when_the_worker_is_killed() {
+    let redis = RedisServer::start();
+    let setup = c_example_setup(&redis.url());
+
+    kill(&redis, &setup, KILLS_IN_C);
+}
+
+/// Kills a worker under load, again and again, and then looks for everything that was confirmed. Gives how long the
+/// starts took, sorted.
+fn kill(redis: &RedisServer, setup: &Setup, kills: u64) -> Vec<Duration> {
+    let confirmations = Confirmations::listen(redis);
     let mut random = fastrand::Rng::with_seed(50);
     let mut confirmed: BTreeSet<(String, String)> = BTreeSet::new();
     let mut starts = Vec::new();
 
-    for kill in 0..KILLS {
+    for kill in 0..kills {
         let start = Instant::now();
         let worker = setup.start_unready();
-        let first = probe_until_confirmed(&redis, &confirmations, kill);
+        let first = probe_until_confirmed(redis, &confirmations, kill);
         starts.push(start.elapsed());
-        let mut load = Load::start(&redis, kill, 4000);
+        let mut load = Load::start(redis, kill, 4000);
         eventually(SOON, "confirmations under load", || confirmations.count() > first + 100);
         std::thread::sleep(Duration::from_millis(random.u64(0..100)));
 
@@ -51,15 +71,13 @@ fn nothing_confirmed_is_lost_and_no_file_is_torn_when_the_worker_is_killed() {
         confirmed.extend(of_this_life);
     }
 
-    starts.sort_unstable();
-    let (median, slowest) = (starts[starts.len() / 2], starts[starts.len() - 1]);
-    eprintln!("from start to confirmation: median {median:?}, slowest {slowest:?}");
-    assert!(median < BACK_AT_WORK, "starts took {median:?} until they confirmed an event, {slowest:?} at most");
     assert_stored(&setup.start(), &confirmed);
+    starts.sort_unstable();
+    starts
 }
 
 /// Publishes an event again and again until it is confirmed; gives the number of confirmations so far.
-fn probe_until_confirmed(redis: &RedisServer, confirmations: &Confirmations, kill: u64) -> usize {
+pub(crate) fn probe_until_confirmed(redis: &RedisServer, confirmations: &Confirmations, kill: u64) -> usize {
     let mut publisher = Publisher::new(redis);
     let at = "2025-01-01T00:00:00Z";
     let probe = json!({"eval_id": format!("probe-{kill}"), "code": "x", "event_id": "probe", "timestamp": at});

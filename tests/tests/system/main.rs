@@ -11,7 +11,9 @@ mod lifecycles;
 mod models;
 mod reading;
 mod redis_away;
+mod reload;
 mod shutdown;
+mod sqlite;
 mod streams;
 
 use std::time::Duration;

@@ -8,10 +8,13 @@ use serde_json::Value;
 use storage_plugin_api::{EventStamp, Record, State, Status};
 use storage_worker_tests::confirmations::Confirmations;
 use storage_worker_tests::generate::Generator;
+use storage_worker_tests::outside::c_example_setup;
 use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::second_model::{Expected, Sent, Told, canonical, expect_one, expected, read};
 use storage_worker_tests::worker::{Setup, Worker};
+
+use crate::sqlite;
 
 const SETS: usize = 10_000;
 /// Sets whose events are mixed with each other; events of all of them wait in the worker at once.
@@ -121,6 +124,29 @@ fn the_worker_agrees_with_the_second_model_in_files() {
     }
 }
 
+#[test]
+fn the_worker_agrees_with_the_second_model_in_a_plugin_in_c() {
+    let redis = RedisServer::start();
+    agrees_also_after_a_restart(&redis, &c_example_setup(&redis.url()), 3);
+}
+
+#[test]
+fn the_worker_agrees_with_the_second_model_in_sqlite() {
+    let redis = RedisServer::start();
+    let built = tempfile::tempdir().expect("make a temporary directory");
+    agrees_also_after_a_restart(&redis, &sqlite::by_path(&redis, built.path()), 4);
+}
+
+fn agrees_also_after_a_restart(redis: &RedisServer, setup: &Setup, seed: u64) {
+    let (worker, model) = store_generated_sets(redis, setup, seed);
+
+    worker.terminate(Duration::from_secs(60));
+    let worker = setup.start();
+    for (id, expected) in model.iter().step_by(10) {
+        compare(&worker, id, expected);
+    }
+}
+
 /// Publishes the sets, shuffled and repeated, and compares each evaluation's record and history with the second model.
 fn store_generated_sets(redis: &RedisServer, setup: &Setup, seed: u64) -> (Worker, BTreeMap<String, Expected>) {
     let worker = setup.start();
@@ -147,7 +173,7 @@ fn store_generated_sets(redis: &RedisServer, setup: &Setup, seed: u64) -> (Worke
 }
 
 #[track_caller]
-fn compare(worker: &Worker, id: &str, expected: &Expected) {
+pub(crate) fn compare(worker: &Worker, id: &str, expected: &Expected) {
     assert_eq!(worker.record(id).as_ref(), Some(&expected.record), "record of {id}");
     assert_eq!(worker.history(id), expected.history, "history of {id}");
 }

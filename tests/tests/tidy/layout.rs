@@ -10,9 +10,17 @@ const MAX_LINES: usize = 450;
 const LONGER: [(&str, usize, &str); 1] =
     [("host/src/event/decode.rs", 500, "one table of fields and its table of tests, read side by side")];
 
-/// The modules that make the plugin boundary; see docs/adr/0002-abi-stable.md.
-const UNSAFE: [&str; 4] =
-    ["host/src/plugin/load.rs", "plugin-api/src/abi.rs", "plugin-api/src/export.rs", "plugin-api/src/import.rs"];
+/// The modules that make the plugin boundary; see docs/adr/0002-abi-stable.md and docs/adr/0009-c-plugins.md.
+const UNSAFE: [&str; 8] = [
+    "host/src/plugin/c_call.rs",
+    "host/src/plugin/c_load.rs",
+    "host/src/plugin/c_store.rs",
+    "host/src/plugin/load.rs",
+    "plugin-api/src/abi.rs",
+    "plugin-api/src/c_abi.rs",
+    "plugin-api/src/export.rs",
+    "plugin-api/src/import.rs",
+];
 
 #[test]
 fn every_file_opens_with_what_it_owns() {

@@ -1,6 +1,5 @@
 //! `plugin list` and `plugin inspect`: what plugins there are, and what one is. None of their code is run.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,7 +9,7 @@ use storage_plugin_api::manifest::{API_VERSION, Manifest};
 
 use super::output::{self, Output};
 use crate::error_chain::with_causes;
-use crate::plugin::{manifest, trust};
+use crate::plugin::{find, manifest, trust};
 
 pub(super) const LIST_HELP: &str = "\
 Examples:
@@ -26,8 +25,9 @@ Examples:
 
 Exit codes: 0 this worker can run it, 1 it cannot, 2 wrong usage or configuration";
 
-/// Shows what the file of every plugin that was found says of itself.
-pub(super) fn list(found: &BTreeMap<String, PathBuf>, format: Output) -> anyhow::Result<ExitCode> {
+/// Shows what the file of every plugin in these directories says of itself, and on the side where was looked.
+pub(super) fn list(directories: &[PathBuf], format: Output) -> anyhow::Result<ExitCode> {
+    let found = find::all(directories);
     let plugins: Vec<_> = found.iter().map(|(name, path)| (name, Inspected::of(path))).collect();
     match format {
         Output::Json => output::print_json(&plugins.iter().map(|(_, plugin)| plugin.json()).collect())?,
@@ -35,6 +35,9 @@ pub(super) fn list(found: &BTreeMap<String, PathBuf>, format: Output) -> anyhow:
             output::print("no plugins; name their directory in `storage.plugin_dirs`")?
         }
         Output::Text => output::print(&plugins.iter().map(|(name, plugin)| plugin.line(name)).collect::<String>())?,
+    }
+    if format == Output::Text {
+        output::print_note(&format!("looked in {}", find::describe(directories)));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -79,7 +82,9 @@ impl Inspected {
             value["version"] = Value::from(manifest.version.as_str());
             value["kind"] = Value::from(manifest.kind.as_str());
             value["api"] = Value::from(manifest.api.as_str());
+            value["abi"] = Value::from(manifest.abi.as_str());
             value["rustc"] = Value::from(manifest.rustc.as_str());
+            value["compiler"] = Value::from(manifest.compiler.as_str());
             value["target"] = Value::from(manifest.target.as_str());
             value["panic"] = Value::from(manifest.panic.as_str());
         }
@@ -107,9 +112,12 @@ impl Inspected {
                 ("kind", manifest.kind.clone()),
                 ("plugin-api", format!("{} (this worker: {API_VERSION})", manifest.api)),
                 ("rustc", manifest.rustc.clone()),
+                ("compiler", manifest.compiler.clone()),
                 ("target", manifest.target.clone()),
                 ("panic", manifest.panic.clone()),
             ]);
+            // A plugin in Rust has no C compiler, one in C no panics.
+            rows.retain(|(_, value)| !value.is_empty());
         }
         rows.extend(self.sha256.iter().map(|sha256| ("sha256", sha256.clone())));
         rows.push(match &self.problem {
@@ -127,7 +135,6 @@ impl Inspected {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::find;
 
     #[test]
     fn a_file_that_is_no_plugin_is_told_with_the_reason() {

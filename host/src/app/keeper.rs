@@ -1,0 +1,349 @@
+//! The thread that opens storage, changes it while the worker runs, and closes it at the end.
+//!
+//! One thread, so that no two of these meet: a change that is asked for meanwhile waits its turn. Plugins block, and this
+//! is where they may.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use super::waiting::Waiting;
+use crate::config::{Config, ConfigError, Loaded};
+use crate::plugin::Loader;
+use crate::storage::explain::Setting;
+use crate::storage::{Carried, CloseFailure, Current, OpenError, Patience, Plan, ReloadError, Reloaded, Tree};
+use crate::telemetry::metrics::Metrics;
+use crate::worker::{Served, Worker};
+
+/// Most changes that wait for their turn; more are refused.
+const MOST_WAITING: usize = 8;
+
+/// Between two attempts to open again what failed for a reason that waiting does not mend.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// How often a pause looks whether it shall end.
+const STEP: Duration = Duration::from_millis(20);
+
+/// Reads the configuration again, as the command line asked for it at the start.
+pub type Reread = Box<dyn Fn() -> Result<Loaded, ConfigError> + Send>;
+
+/// What the keeper works with.
+pub(super) struct Parts {
+    pub(super) worker: Arc<Worker>,
+    pub(super) current: Arc<Current>,
+    pub(super) metrics: Metrics,
+    pub(super) loader: Loader,
+    pub(super) plan: Plan,
+    /// The configuration in force.
+    pub(super) config: Config,
+    pub(super) settings: Arc<RwLock<Vec<Setting>>>,
+    pub(super) generation: u64,
+    pub(super) reread: Reread,
+}
+
+/// The way to the thread.
+pub(super) struct Keeper {
+    requests: SyncSender<Request>,
+    signs: Arc<Signs>,
+    thread: Mutex<Option<JoinHandle<Vec<CloseFailure>>>>,
+}
+
+enum Request {
+    Reload { force: bool, reply: oneshot::Sender<Result<Reloaded, ReloadError>> },
+    End,
+}
+
+/// What the thread looks at while it waits for a backend.
+#[derive(Default)]
+struct Signs {
+    waiting: AtomicUsize,
+    ending: AtomicBool,
+}
+
+impl Keeper {
+    /// Begins to open storage. `failed` is told if that will never do.
+    pub(super) fn start(parts: Parts, failed: oneshot::Sender<OpenError>) -> io::Result<Self> {
+        let (sender, requests) = sync_channel(MOST_WAITING);
+        let signs = Arc::new(Signs::default());
+        let running = Running { parts, signs: Arc::clone(&signs), requests, tree: None, rest: None };
+        let thread = thread::Builder::new().name("storage-keeper".to_owned()).spawn(move || running.run(failed))?;
+        Ok(Self { requests: sender, signs, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Changes storage to what the configuration says now; waits for its turn.
+    pub(super) async fn reload(&self, force: bool) -> Result<Reloaded, ReloadError> {
+        let (reply, answer) = oneshot::channel();
+        if self.signs.ending.load(Ordering::Relaxed) {
+            return Err(ReloadError::Ending);
+        }
+        self.signs.waiting.fetch_add(1, Ordering::Relaxed);
+        if self.requests.try_send(Request::Reload { force, reply }).is_err() {
+            self.signs.waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(ReloadError::TooMany);
+        }
+        answer.await.unwrap_or(Err(ReloadError::Ending))
+    }
+
+    /// Nothing is opened or changed any more; what is open stays so until [`Self::end`].
+    pub(super) fn hold(&self) {
+        self.signs.ending.store(true, Ordering::Relaxed);
+    }
+
+    /// Closes storage. Blocks; answers what went wrong.
+    pub(super) fn end(&self) -> Vec<CloseFailure> {
+        self.hold();
+        // Full of changes: they are refused one by one, and then the thread sees that it is to end.
+        let _ = self.requests.try_send(Request::End);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(thread) = thread else { return Vec::new() };
+        thread.join().unwrap_or_else(|_| {
+            vec![CloseFailure { instance: "storage".into(), reason: "the thread that keeps it panicked".to_owned() }]
+        })
+    }
+}
+
+/// The thread.
+struct Running {
+    parts: Parts,
+    signs: Arc<Signs>,
+    requests: Receiver<Request>,
+    tree: Option<Arc<Tree>>,
+    /// What was open when a change failed half-way, and is not closed: it is carried over when the old tree is opened
+    /// again.
+    rest: Option<Arc<Tree>>,
+}
+
+impl Running {
+    fn run(mut self, failed: oneshot::Sender<OpenError>) -> Vec<CloseFailure> {
+        let mut failed = Some(failed);
+        loop {
+            if self.tree.is_none() && !self.is_ending() {
+                match self.open() {
+                    Ok(()) => failed = None,
+                    Err(OpenError::Stopped) => {}
+                    Err(error) => match failed.take() {
+                        // A start that cannot succeed. Nobody listens if the worker is ending already.
+                        Some(failed) => {
+                            let _ = failed.send(error);
+                            self.hold_on(&|| false);
+                        }
+                        None => {
+                            error!(%error, "storage.not_opened_again");
+                            self.parts.current.clear(format!("storage could not be opened again: {error}"));
+                            self.hold_on(&|| self.is_interrupted());
+                            if !self.is_interrupted() {
+                                continue;
+                            }
+                        }
+                    },
+                }
+            }
+            match self.requests.recv() {
+                Ok(Request::Reload { force, reply }) => {
+                    let outcome = if self.is_ending() { Err(ReloadError::Ending) } else { self.change(force) };
+                    self.signs.waiting.fetch_sub(1, Ordering::Relaxed);
+                    // Who asked may have gone; the log has it too.
+                    let _ = reply.send(outcome);
+                    if self.is_ending() && self.signs.waiting.load(Ordering::Relaxed) == 0 {
+                        break;
+                    }
+                }
+                Ok(Request::End) | Err(_) => break,
+            }
+        }
+        self.close()
+    }
+
+    /// Opens the plan in force, however long that takes.
+    fn open(&mut self) -> Result<(), OpenError> {
+        let Parts { plan, metrics, current, .. } = &self.parts;
+        let rest = self.rest.clone();
+        let carried = rest.as_deref().map_or_else(|| Carried::nothing(plan), |rest| Carried::from(rest, plan));
+        let interrupted = || self.is_interrupted();
+        let tree = plan.open_beside(&carried, Patience::Endless, metrics, Some(current), &interrupted)?;
+        self.serve(Arc::new(tree));
+        self.rest = None;
+        Ok(())
+    }
+
+    /// Has the lanes call a tree from now on, and everybody find it.
+    fn serve(&mut self, tree: Arc<Tree>) -> Arc<Served> {
+        let Parts { worker, current, config, generation, .. } = &self.parts;
+        let root = tree.root();
+        let served = Served {
+            backend: Arc::clone(root) as _,
+            name: Arc::clone(root.instance()),
+            generation: *generation,
+            call_timeout: config.storage.call_timeout,
+        };
+        info!(
+            backend = %root.instance(), durability = tree.durability().as_str(), generation = *generation,
+            "storage.opened"
+        );
+        current.put(Arc::clone(&tree));
+        self.tree = Some(tree);
+        worker.replace(served)
+    }
+
+    /// One change from beginning to end. After an error everything is as it was before.
+    fn change(&mut self, force: bool) -> Result<Reloaded, ReloadError> {
+        let began = Instant::now();
+        let outcome = match self.read_again() {
+            Ok((loaded, plan)) => self.change_to(plan, &loaded, force),
+            Err(error) => Err(ReloadError::Config(error.problems().iter().map(ToString::to_string).collect())),
+        };
+        match &outcome {
+            Ok(Reloaded { generation, opened, closed, .. }) => {
+                let took_ms = began.elapsed().as_millis();
+                info!(generation, ?opened, ?closed, took_ms = %took_ms, "storage.reloaded");
+            }
+            Err(error) => warn!(%error, generation = self.parts.generation, "storage.not_reloaded"),
+        }
+        outcome
+    }
+
+    fn read_again(&self) -> Result<(Loaded, Plan), ConfigError> {
+        let loaded = (self.parts.reread)()?;
+        let plan = super::plan_with(&loaded, &self.parts.loader)?;
+        Ok((loaded, plan))
+    }
+
+    fn change_to(&mut self, plan: Plan, loaded: &Loaded, force: bool) -> Result<Reloaded, ReloadError> {
+        let restart = needing_a_restart(&self.parts.config, &loaded.config);
+        let Some(old) = self.tree.clone().or_else(|| self.rest.clone()) else {
+            let tree = self.open_now(&plan, &Carried::nothing(&plan))?;
+            let opened = names(&tree, &|_| true);
+            self.adopt(plan, loaded);
+            self.serve(Arc::new(tree));
+            return Ok(Reloaded { generation: self.parts.generation, opened, restart, ..Reloaded::default() });
+        };
+        let carried = Carried::from(&old, &plan);
+        let is_same = carried.is_whole(&old) && self.parts.config.storage == loaded.config.storage;
+        if is_same && self.tree.is_some() {
+            return Ok(Reloaded { generation: self.parts.generation, restart, ..Reloaded::default() });
+        }
+        if !force && let Some(fallback) = old.dropped_fallback(&plan, self.parts.config.storage.call_timeout)? {
+            return Err(ReloadError::Fallback(fallback.to_string()));
+        }
+        let handed_over = carried.handed_over(&old, &plan);
+        let tree = match handed_over.is_empty() {
+            true => self.open_now(&plan, &carried)?,
+            false => self.hand_over(&plan, &old, &carried, &handed_over)?,
+        };
+        let opened = names(&tree, &|guard| !carried.has(guard));
+        let closed = names(&old, &|guard| !carried.has(guard));
+        self.adopt(plan, loaded);
+        let before = self.serve(Arc::new(tree));
+        self.rest = None;
+        if handed_over.is_empty() {
+            self.close_rest(&old, &carried, before);
+        }
+        Ok(Reloaded { generation: self.parts.generation, opened, closed, restart })
+    }
+
+    fn open_now(&self, plan: &Plan, carried: &Carried) -> Result<Tree, ReloadError> {
+        let ending = || self.is_ending();
+        Ok(plan.open_beside(carried, Patience::None, &self.parts.metrics, None, &ending)?)
+    }
+
+    /// Closes what only one can have open, then opens it as the plan asks. Events wait meanwhile.
+    fn hand_over(
+        &mut self,
+        plan: &Plan,
+        old: &Arc<Tree>,
+        carried: &Carried,
+        names: &[Arc<str>],
+    ) -> Result<Tree, ReloadError> {
+        let Parts { worker, current, config, .. } = &self.parts;
+        current.clear(format!("storage is being handed over: {} is opened anew", names.join(", ")));
+        let before = worker.replace(Served {
+            backend: Arc::new(Waiting::new(Arc::clone(current))),
+            name: Arc::clone(old.root().instance()),
+            generation: self.parts.generation,
+            call_timeout: config.storage.call_timeout,
+        });
+        self.tree = None;
+        self.rest = Some(Arc::clone(old));
+        let failures = self.close_rest(old, carried, before);
+        if let Some(failure) = failures.into_iter().next() {
+            // Its successor could not have what it still holds; the next round opens the old tree again.
+            return Err(ReloadError::NotClosed(failure.instance.to_string(), failure.reason));
+        }
+        // The next round of `run` opens the old tree again if this fails.
+        self.open_now(plan, carried)
+    }
+
+    /// Closes what is not carried over, once no lane is in it any more.
+    fn close_rest(&self, old: &Tree, carried: &Carried, served: Arc<Served>) -> Vec<CloseFailure> {
+        let config = &self.parts.config.storage;
+        let deadline = Instant::now() + config.call_timeout;
+        while Arc::strong_count(&served) > 1 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        drop(served);
+        let failures = old.close_rest(carried, config.close_timeout);
+        for failure in &failures {
+            warn!(backend = %failure.instance, reason = failure.reason, "storage.close_failed");
+        }
+        failures
+    }
+
+    /// From now on this is the configuration in force, as far as it can change while the worker runs.
+    fn adopt(&mut self, plan: Plan, loaded: &Loaded) {
+        let parts = &mut self.parts;
+        parts.generation += 1;
+        parts.plan = plan;
+        parts.config.storage = loaded.config.storage.clone();
+        parts.config.backends = loaded.config.backends.clone();
+        let is_changed = |setting: &Setting| ["storage.", "backends."].iter().any(|part| setting.key.starts_with(part));
+        let mut settings = parts.settings.write().unwrap_or_else(PoisonError::into_inner);
+        settings.retain(|setting| !is_changed(setting));
+        settings.extend(loaded.settings().into_iter().map(Setting::from).filter(is_changed));
+    }
+
+    fn close(&mut self) -> Vec<CloseFailure> {
+        self.parts.current.clear("the worker is ending");
+        let open = self.tree.take().or_else(|| self.rest.take());
+        open.map_or_else(Vec::new, |tree| tree.close(self.parts.config.storage.close_timeout))
+    }
+
+    fn is_ending(&self) -> bool {
+        self.signs.ending.load(Ordering::Relaxed)
+    }
+
+    /// Waiting for a backend gives way to the end, and to a change: it may be what ends the waiting.
+    fn is_interrupted(&self) -> bool {
+        self.is_ending() || self.signs.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    fn hold_on(&self, stop: &dyn Fn() -> bool) {
+        let end = Instant::now() + PAUSE;
+        while Instant::now() < end && !stop() && !self.is_ending() {
+            thread::sleep(STEP);
+        }
+    }
+}
+
+fn names(tree: &Tree, wanted: &dyn Fn(&Arc<crate::storage::Guard>) -> bool) -> Vec<String> {
+    tree.guards().filter(|guard| wanted(guard)).map(|guard| guard.instance().to_string()).collect()
+}
+
+/// The sections, other than storage, in which two configurations differ.
+fn needing_a_restart(now: &Config, new: &Config) -> Vec<String> {
+    let differs = [
+        ("redis", now.redis != new.redis),
+        ("http", now.http != new.http),
+        ("admin", now.admin != new.admin),
+        ("source", now.source != new.source),
+        ("events", now.events != new.events),
+        ("worker", now.worker != new.worker),
+        ("dead_letters", now.dead_letters != new.dead_letters),
+    ];
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section.to_owned()).collect()
+}

@@ -1,0 +1,184 @@
+//! From one tree to the next: which backends are carried over, which are handed over, and which must not be dropped.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use storage_plugin_api::{Backend, Call, Error, Query};
+
+use super::guard::Guard;
+use super::plan::{Edge, Plan};
+use super::tree::{CloseFailure, Tree};
+
+/// The role whose content exists nowhere else.
+const FALLBACK: &str = "fallback";
+
+/// The opened backends of another tree that stand in a new one as they are.
+#[derive(Debug)]
+pub(crate) struct Carried(Vec<Option<Arc<Guard>>>);
+
+impl Carried {
+    pub(crate) fn nothing(plan: &Plan) -> Self {
+        Self(vec![None; plan.nodes.len()])
+    }
+
+    /// What of a tree a plan asks for as it is: the same name, plugin, options and settings, over the same children.
+    pub(crate) fn from(old: &Tree, plan: &Plan) -> Self {
+        let mut carried = Self(Vec::with_capacity(plan.nodes.len()));
+        for (index, planned) in plan.nodes.iter().enumerate() {
+            let old = old.nodes.iter().find(|node| **node.guard.instance() == *planned.name);
+            let stands_on_the_same = |edge: &Edge| carried.0[edge.node].is_some();
+            let same = old.filter(|node| {
+                !node.guard.is_closed()
+                    && node.identity == plan.identity(index)
+                    && planned.children.iter().all(stands_on_the_same)
+            });
+            carried.0.push(same.map(|node| Arc::clone(&node.guard)));
+        }
+        carried
+    }
+
+    pub(crate) fn guard(&self, node: usize) -> Option<&Arc<Guard>> {
+        self.0[node].as_ref()
+    }
+
+    pub(crate) fn has(&self, guard: &Arc<Guard>) -> bool {
+        self.0.iter().flatten().any(|carried| Arc::ptr_eq(carried, guard))
+    }
+
+    /// Every backend of the plan is there already, and every backend of the tree in the plan.
+    pub(crate) fn is_whole(&self, old: &Tree) -> bool {
+        self.0.iter().all(Option::is_some) && old.nodes.iter().all(|node| self.has(&node.guard))
+    }
+
+    /// The backends that must be closed before they can be opened as the plan asks.
+    pub(crate) fn handed_over(&self, old: &Tree, plan: &Plan) -> Vec<Arc<str>> {
+        let mut names = Vec::new();
+        for (index, planned) in plan.nodes.iter().enumerate().filter(|(index, _)| self.0[*index].is_none()) {
+            let holds = |guard: &Guard| {
+                *guard.instance() == planned.name && guard.capabilities().exclusive && !guard.is_closed()
+            };
+            // A layer is exclusive only for what is below it.
+            let is_leaf = plan.nodes[index].children.is_empty();
+            if is_leaf && old.nodes.iter().any(|node| holds(&node.guard)) {
+                names.push(Arc::clone(&planned.name));
+            }
+        }
+        names
+    }
+}
+
+impl Tree {
+    /// Closes the backends that are not carried over into another tree.
+    pub(crate) fn close_rest(&self, carried: &Carried, budget: Duration) -> Vec<CloseFailure> {
+        self.close_but(&|guard| carried.has(guard), budget)
+    }
+
+    /// The fallback that a plan has no place for and that still holds something, if there is one. What it holds is
+    /// stored nowhere else.
+    ///
+    /// # Errors
+    /// When a fallback cannot say what it holds.
+    pub(crate) fn dropped_fallback(&self, plan: &Plan, budget: Duration) -> Result<Option<Arc<str>>, Error> {
+        let is_kept = |name: &Arc<str>| {
+            let mut edges = plan.nodes.iter().flat_map(|node| &node.children);
+            edges.any(|edge| edge.role == FALLBACK && plan.nodes[edge.node].name == *name)
+        };
+        let edges = self.nodes.iter().flat_map(|node| &node.children);
+        for edge in edges.filter(|edge| edge.role == FALLBACK) {
+            let guard = &self.nodes[edge.node].guard;
+            if is_kept(guard.instance()) {
+                continue;
+            }
+            let call = Call { deadline: Instant::now() + budget, attempt: 0 };
+            let page = guard.list(&call, &Query { limit: 1, ..Query::default() })?;
+            if !page.entries.is_empty() {
+                return Ok(Some(Arc::clone(guard.instance())));
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use storage_plugin_api::{EventStamp, State, Status};
+
+    use super::super::lock;
+    use super::super::open::Patience;
+    use super::super::testing::{TestPlugins, backends, quick};
+    use super::*;
+    use crate::telemetry::metrics::Metrics;
+
+    const BUDGET: Duration = Duration::from_secs(5);
+
+    fn plan(plugins: &TestPlugins, a: Value, mut b: Value) -> Plan {
+        b["durable"] = json!(true);
+        let backends = backends(&[
+            ("root", "layer", &[("primary", &["a"]), ("fallback", &["b"])], json!({})),
+            ("a", "store", &[], a),
+            ("b", "store", &[], b),
+        ]);
+        Plan::of(&quick(), &backends, plugins).expect("all fits")
+    }
+
+    #[test]
+    fn what_is_the_same_is_carried_over_and_what_stands_on_a_change_is_not() {
+        let plugins = TestPlugins::default();
+        let old = plan(&plugins, json!({}), json!({})).open(&Metrics::new(), None, &|| false).expect("it opens");
+        let new = plan(&plugins, json!({ "x": 1 }), json!({}));
+        lock(&plugins.events).clear();
+
+        let carried = Carried::from(&old, &new);
+        let tree = new.open_beside(&carried, Patience::None, &Metrics::new(), None, &|| false).expect("it opens");
+        lock(&plugins.opened).clear();
+        assert_eq!(old.close_rest(&carried, BUDGET), []);
+
+        assert_eq!(
+            *lock(&plugins.events),
+            [
+                "open a()",
+                "open root(primary=a,fallback=b)",
+                "flush root",
+                "close root",
+                "drop root",
+                "flush a",
+                "close a",
+                "drop a"
+            ]
+        );
+        assert!(Arc::ptr_eq(&tree.nodes[1].guard, &old.nodes[1].guard));
+        assert!(Carried::from(&tree, &plan(&plugins, json!({ "x": 1 }), json!({}))).is_whole(&tree));
+    }
+
+    #[test]
+    fn a_change_that_cannot_be_opened_leaves_what_is_carried_over_open() {
+        let plugins = TestPlugins::default();
+        let old = plan(&plugins, json!({}), json!({})).open(&Metrics::new(), None, &|| false).expect("it opens");
+        let new = plan(&plugins, json!({ "open": "away" }), json!({}));
+        let carried = Carried::from(&old, &new);
+
+        let error = new.open_beside(&carried, Patience::None, &Metrics::new(), None, &|| false);
+
+        let error = error.expect_err("it is away").to_string();
+        assert!(error.contains("connection refused"), "{error}");
+        assert!(old.nodes.iter().all(|node| !node.guard.is_closed()));
+    }
+
+    #[test]
+    fn a_fallback_that_holds_something_is_not_dropped() {
+        let plugins = TestPlugins::default();
+        let old = plan(&plugins, json!({}), json!({})).open(&Metrics::new(), None, &|| false).expect("it opens");
+        let without = backends(&[("a", "store", &[], json!({}))]);
+        let without = Plan::of(&super::super::Config { backend: "a".to_owned(), ..quick() }, &without, &plugins);
+        let without = without.expect("all fits");
+        assert_eq!(old.dropped_fallback(&without, BUDGET), Ok(None));
+
+        let mut state = State::new();
+        state.set_open(&EventStamp::new(1, "e"), Status::Queued);
+        lock(&plugins.opened)["b"].insert("x", state);
+
+        assert_eq!(old.dropped_fallback(&without, BUDGET), Ok(Some("b".into())));
+        assert_eq!(old.dropped_fallback(&plan(&plugins, json!({}), json!({ "x": 1 })), BUDGET), Ok(None));
+    }
+}
