@@ -32,6 +32,7 @@ use crate::secret::redact_url;
 use crate::source::Source;
 use crate::source::pubsub::PubSub;
 use crate::source::redis_client::{RedisClient, RedisClientError};
+use crate::source::streams::Streams;
 use crate::storage::explain::Setting;
 use crate::storage::{Current, OpenError, Plan};
 use crate::telemetry::metrics::Metrics;
@@ -253,6 +254,11 @@ fn start_worker(
     if config.source.pubsub.enabled {
         let channels = config.events.channels().map(str::to_owned);
         sources.push(Box::new(PubSub::new(redis.clone(), channels)?));
+    }
+    if config.source.streams.is_enabled() {
+        let channels = config.events.channels().map(str::to_owned);
+        let (streams, name) = (&config.source.streams, config.worker.name());
+        sources.push(Box::new(Streams::new(redis.clone(), streams, &name, channels, &Handle::current())?));
     }
     let parts = Parts {
         sources,

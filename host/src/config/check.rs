@@ -28,11 +28,15 @@ pub(crate) fn problems(config: &Config, origins: &Origins) -> Vec<Problem> {
     if config.events.is_empty() {
         add(&["events"], "every event row is dropped, so nothing would be listened to; enable one".to_owned());
     }
-    if !config.source.pubsub.enabled {
+    if !config.source.pubsub.enabled && !config.source.streams.is_enabled() {
         add(
             &["source", "pubsub", "enabled"],
-            "`source.pubsub.enabled` is `false` and there is no other source; enable it".to_owned(),
+            "`source.pubsub.enabled` is `false` and there is no other source; enable it, or give `source.streams.streams`"
+                .to_owned(),
         );
+    }
+    for (key, message) in config.source.streams.problems() {
+        add(&["source", "streams", key], message);
     }
     for (channel, key, message) in config.events.problems() {
         add(&["events", &channel, key], message);

@@ -1,17 +1,20 @@
 //! Where deliveries come from.
 //!
 //! A source knows nothing of evaluations: it hands over what arrived and is told when a delivery is settled.
-//! `pubsub.rs` is the source that subscribes to channels; `redis_client.rs` builds every connection to Redis.
+//! `pubsub.rs` is the source that subscribes to channels, `streams` the one that reads streams as a member of a consumer
+//! group; `redis_client.rs` builds every connection to Redis.
 
 pub mod config;
 pub mod pubsub;
 pub mod redis_client;
+mod standing;
+pub mod streams;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// One message as it was received, with the token that settles it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Delivery {
     /// The channel it was published on; on a stream, the channel that the entry names.
     pub channel: Arc<str>,
@@ -23,11 +26,14 @@ pub struct Delivery {
     pub entry_time: Option<i64>,
     /// What the source wants to have back once the delivery is settled; none if it does not care.
     pub token: Option<Token>,
+    /// It was delivered suspiciously often, so it is to be merged in a call of its own: then nobody else pays for it, and
+    /// what it is guilty of shows.
+    pub alone: bool,
 }
 
 /// What a source knows a delivery by. Only the source that gave it understands it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Token(pub u64);
+pub struct Token(pub [u64; 3]);
 
 /// Something that deliveries come from. It is read by one thread of the worker, its own.
 ///
@@ -58,13 +64,18 @@ pub enum Read {
     Ended,
 }
 
-/// The side of a source that may be used from any thread. No call waits.
+/// The side of a source that may be used from any thread. No call waits, but for [`Control::finish`].
 pub trait Control: std::fmt::Debug + Send + Sync + 'static {
     /// Asks the source to take nothing new and to end once it has handed over what had arrived.
     fn stop(&self);
 
     /// Says that deliveries are settled: what was persisted is confirmed, what was refused is a durable dead letter.
     fn acknowledge(&self, tokens: &[Token]);
+
+    /// Waits until the far side knows of everything that was acknowledged, at most until the deadline.
+    ///
+    /// Called once, after the last acknowledgement. What the far side does not know it delivers again some day.
+    fn finish(&self, deadline: Instant);
 
     /// How the source is.
     fn status(&self) -> Status;
@@ -83,6 +94,27 @@ pub struct Status {
     pub received: u64,
     /// Why it is not connected; without secrets.
     pub last_error: Option<String>,
+    /// Of a source that reads streams, each of them.
+    pub streams: Vec<StreamStatus>,
+}
+
+/// How a stream and its consumer group are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StreamStatus {
+    /// The key of the stream.
+    pub stream: String,
+    /// Entries that no worker of the group has read yet; none where Redis does not say.
+    pub lag: Option<u64>,
+    /// Entries that workers of the group have read and not acknowledged.
+    pub pending: u64,
+    /// Entries that this worker read for the first time.
+    pub read: u64,
+    /// Entries that this worker had read in an earlier life, or over an earlier connection, and took again.
+    pub redelivered: u64,
+    /// Entries that this worker took over from another one that was gone.
+    pub claimed: u64,
+    /// Entries that were delivered and removed from the stream before they were settled.
+    pub missing: u64,
 }
 
 /// The time, in microseconds since 1970.

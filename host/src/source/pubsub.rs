@@ -7,20 +7,20 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use redis::aio::{PubSubSink, PubSubStream};
 use redis::{Msg, RedisResult};
 use tokio::runtime::Runtime;
-use tokio::sync::Notify;
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
 use super::redis_client::{Pauses, RedisClient};
+use super::standing::{Standing, Stop};
 use super::{Control, Delivery, Read, Source, Status, Token, now};
 
 /// A subscription that says nothing for so long is asked whether it is alive.
@@ -64,7 +64,7 @@ impl Drop for PubSub {
     /// Who reads it has panicked: nobody will subscribe again, and health must say so.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.shared.lost("the thread that reads it has panicked; restart the worker");
+            self.shared.standing.lost("the thread that reads it has panicked; restart the worker");
         }
     }
 }
@@ -182,7 +182,7 @@ impl Batch<'_> {
         let payload = message.get_payload_bytes().to_vec();
         self.bytes += payload.len();
         self.received += 1;
-        self.deliveries.push(Delivery { channel, payload, received_at: self.at, entry_time: None, token: None });
+        self.deliveries.push(Delivery { channel, payload, received_at: self.at, ..Delivery::default() });
     }
 
     fn is_full(&self) -> bool {
@@ -240,7 +240,7 @@ impl Reading<'_> {
                 *self.pauses = self.client.pauses();
             }
             *self.subscription = None;
-            self.shared.lost(lost);
+            self.shared.standing.lost(lost);
             warn!(redis = self.client.address(), reason = lost, "subscription lost, will subscribe again");
         }
         false
@@ -261,7 +261,7 @@ impl Reading<'_> {
             match subscription {
                 Ok(subscription) => {
                     *self.subscription = Some(subscription);
-                    let gap = self.shared.connected();
+                    let gap = self.shared.standing.connected();
                     let gap_seconds = gap.map(|gap| gap.as_secs_f64());
                     info!(redis = self.client.address(), channels = channels.len(), gap_seconds, "subscribed");
                     break;
@@ -270,7 +270,7 @@ impl Reading<'_> {
                     if attempt.is_power_of_two() {
                         warn!(redis = self.client.address(), %error, attempt, "cannot subscribe, will try again");
                     }
-                    self.shared.failed(error);
+                    self.shared.standing.failed(error);
                 }
             }
         }
@@ -297,7 +297,7 @@ impl Reading<'_> {
         while let Some(Some(message)) = stream.0.next().now_or_never() {
             batch.push(&message);
         }
-        self.shared.lost("stopped");
+        self.shared.standing.lost("stopped");
         info!(redis = self.client.address(), "unsubscribed");
         true
     }
@@ -308,45 +308,7 @@ impl Reading<'_> {
 struct Shared {
     stop: Stop,
     received: AtomicU64,
-    connection: Mutex<Connection>,
-}
-
-/// The state of the connection, and the gaps so far.
-#[derive(Debug, Default)]
-struct Connection {
-    connected: bool,
-    connections: u64,
-    lost_at: Option<Instant>,
-    gaps: Duration,
-    last_error: Option<String>,
-}
-
-impl Shared {
-    fn connection(&self) -> std::sync::MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns how long the gap was that this ends; none for the first connection.
-    fn connected(&self) -> Option<Duration> {
-        let mut connection = self.connection();
-        let gap = connection.lost_at.take().map(|lost_at| lost_at.elapsed());
-        connection.gaps += gap.unwrap_or_default();
-        connection.connected = true;
-        connection.connections += 1;
-        connection.last_error = None;
-        gap
-    }
-
-    fn lost(&self, reason: &str) {
-        let mut connection = self.connection();
-        connection.connected = false;
-        connection.lost_at = Some(Instant::now());
-        connection.last_error = Some(reason.to_owned());
-    }
-
-    fn failed(&self, error: String) {
-        self.connection().last_error = Some(error);
-    }
+    standing: Standing,
 }
 
 impl Control for Shared {
@@ -357,34 +319,9 @@ impl Control for Shared {
     /// Redis forgets a published message as soon as it is sent, so there is nothing to acknowledge.
     fn acknowledge(&self, _tokens: &[Token]) {}
 
+    fn finish(&self, _deadline: std::time::Instant) {}
+
     fn status(&self) -> Status {
-        let connection = self.connection();
-        Status {
-            connected: connection.connected,
-            connections: connection.connections,
-            disconnected: connection.gaps + connection.lost_at.map(|at| at.elapsed()).unwrap_or_default(),
-            received: self.received.load(Ordering::Relaxed),
-            last_error: connection.last_error.clone(),
-        }
-    }
-}
-
-/// A wish to stop that stays.
-#[derive(Debug, Default)]
-struct Stop {
-    asked: std::sync::atomic::AtomicBool,
-    notify: Notify,
-}
-
-impl Stop {
-    fn stop(&self) {
-        self.asked.store(true, Ordering::Release);
-        self.notify.notify_one();
-    }
-
-    async fn wait(&self) {
-        while !self.asked.load(Ordering::Acquire) {
-            self.notify.notified().await;
-        }
+        Status { received: self.received.load(Ordering::Relaxed), ..self.standing.status() }
     }
 }

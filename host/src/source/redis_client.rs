@@ -121,9 +121,17 @@ impl RedisClient {
     /// # Errors
     /// When Redis cannot be reached in time, or refuses.
     pub async fn connection(&self) -> Result<MultiplexedConnection, RedisClientError> {
+        self.patient_connection(Duration::ZERO).await
+    }
+
+    /// A connection for commands that Redis answers so much later on purpose.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached in time, or refuses.
+    pub async fn patient_connection(&self, block: Duration) -> Result<MultiplexedConnection, RedisClientError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
-            .set_response_timeout(Some(self.response_timeout));
+            .set_response_timeout(Some(self.response_timeout + block));
         self.connect(self.client.get_multiplexed_async_connection_with_config(&config)).await
     }
 

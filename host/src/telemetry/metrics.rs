@@ -82,6 +82,14 @@ pub struct Handles {
     pub dead_letters: Family<ReasonLabel, Counter>,
     /// Dead letters that rotation dropped.
     pub dead_letters_dropped: Counter,
+    /// Entries of a stream, by how they came to this worker.
+    pub stream_entries: Family<StreamEntryLabels, Counter>,
+    /// Entries of a stream that were removed before they were settled.
+    pub stream_entries_missing: Family<StreamLabel, Counter>,
+    /// Entries of a stream that the group has not read; absent where Redis does not say.
+    pub stream_lag: Family<StreamLabel, Gauge>,
+    /// Entries of a stream that the group has read and not acknowledged.
+    pub stream_pending: Family<StreamLabel, Gauge>,
     /// Whatever a plugin counts.
     pub backend_count: Family<BackendMetricLabels, FloatCounter>,
     /// Whatever a plugin measures.
@@ -102,6 +110,22 @@ pub struct ChannelLabel {
 pub struct ReasonLabel {
     /// The reason.
     pub reason: &'static str,
+}
+
+/// A stream that is read.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StreamLabel {
+    /// The key of the stream.
+    pub stream: String,
+}
+
+/// A stream and how an entry of it came to this worker.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StreamEntryLabels {
+    /// The key of the stream.
+    pub stream: String,
+    /// `new`, `redelivered` (this worker had read it before) or `claimed` (from a worker that was gone).
+    pub how: &'static str,
 }
 
 /// A configured backend.
@@ -178,6 +202,7 @@ impl fmt::Debug for Metrics {
 }
 
 impl Handles {
+    #[expect(clippy::too_many_lines, reason = "one declaration after the other")]
     fn new(registry: &mut Registry) -> Self {
         macro_rules! register {
             ($metric:expr, $name:literal, $help:literal) => {{
@@ -270,6 +295,22 @@ impl Handles {
                 Counter::default(),
                 "dead_letters_dropped",
                 "Dead letters that rotation dropped"
+            ),
+            stream_entries: register!(
+                Family::default(),
+                "stream_entries",
+                "Entries taken from a stream, by how they came to this worker"
+            ),
+            stream_entries_missing: register!(
+                Family::default(),
+                "stream_entries_missing",
+                "Pending entries that were removed from a stream before they were settled"
+            ),
+            stream_lag: register!(Family::default(), "stream_lag", "Entries that the group has not read yet"),
+            stream_pending: register!(
+                Family::default(),
+                "stream_pending",
+                "Entries that the group has read and not acknowledged"
             ),
             backend_count: register!(Family::default(), "backend_count", "What plugins count, by their own names"),
             backend_gauge: register!(Family::default(), "backend_gauge", "What plugins measure, by their own names"),

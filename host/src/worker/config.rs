@@ -14,6 +14,8 @@ const MOST_LANES: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// What this worker is called in consumer groups: stable, and its own. Default the name of the host.
+    pub name: Option<String>,
     /// Lanes, each with its own thread; the events of an evaluation share one. Default 4.
     #[serde(with = "units::count")]
     pub lanes: usize,
@@ -51,6 +53,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            name: None,
             lanes: 4,
             batch_events: 512,
             batch_bytes: 8 << 20,
@@ -66,9 +69,24 @@ impl Default for Config {
 }
 
 impl Config {
+    /// What this worker is called: as configured, else the name of the host.
+    pub(crate) fn name(&self) -> String {
+        let of_host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        self.name.clone().unwrap_or_else(of_host)
+    }
+
     /// What does not fit together: the key and what to do.
     pub(crate) fn problems(&self) -> Vec<(&'static str, String)> {
         let mut problems = Vec::new();
+        // A name of two words with `run` between them is that of one run, see `source/streams/keeper.rs`.
+        let is_name =
+            |name: &String| !name.trim().is_empty() && !name.chars().any(char::is_control) && !name.contains(" run ");
+        if !self.name.as_ref().is_none_or(is_name) {
+            let message =
+                "`worker.name` is empty, or holds control characters or ` run `; give a name, or leave it out"
+                    .to_owned();
+            problems.push(("name", message));
+        }
         if self.queue_bytes < self.max_payload_bytes {
             let (queue, payload) = (size(self.queue_bytes), size(self.max_payload_bytes));
             let message = format!(

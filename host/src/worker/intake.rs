@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::dead_letter::DeadLetter;
 use super::lane::LaneState;
-use super::taken::{Origin, Taken, cost_bytes};
+use super::taken::{Company, Origin, Taken, cost_bytes};
 use super::{Shared, source_now};
 use crate::event::decode::{Arrival, Limits, decode};
 use crate::event::row::{EventRow, EventRows};
@@ -86,7 +86,10 @@ impl Intake {
 
     fn take(&mut self, delivery: Delivery) {
         let Some(Channel { row, confirm, received }) = self.channels.0.get(&*delivery.channel) else {
-            let error = format!("channel `{}` has no row in `[events]`; add one, or stop sending it", delivery.channel);
+            let error = match &*delivery.channel {
+                "" => "it names no channel; see `source.streams.channel_field`".to_owned(),
+                channel => format!("channel `{channel}` has no row in `[events]`; add one, or stop sending it"),
+            };
             self.reject(delivery, "unknown_channel", error);
             return;
         };
@@ -95,7 +98,8 @@ impl Intake {
         match decode(&delivery.channel, row, &delivery.payload, arrival, &self.limits) {
             Ok(event) => {
                 let lane = lane_of(&event.evaluation_id, self.outgoing.len());
-                let taken = Taken::new(event, Arc::clone(confirm), Origin::of(delivery, self.source));
+                let company = if delivery.alone { Company::Alone } else { Company::Joined };
+                let taken = Taken::new(event, Arc::clone(confirm), Origin::of(delivery, self.source), company);
                 self.outgoing[lane].push(taken);
             }
             Err(reject) => self.reject(delivery, reject.class(), reject.to_string()),

@@ -220,6 +220,7 @@ impl Worker {
         if !in_time {
             self.give_up();
         }
+        self.finish_sources(deadline).await;
         let left = self.left();
         if left.is_nothing() {
             info!(events_processed = self.shared.counters.processed.get(), "drained");
@@ -228,6 +229,16 @@ impl Worker {
             warn!(deliveries, confirmations, "not drained in time; what is left is not confirmed");
         }
         left
+    }
+
+    /// Lets the sources tell their far sides of what is settled.
+    async fn finish_sources(&self, deadline: Instant) {
+        let controls: Vec<_> = self.sources.iter().map(|(_, control)| Arc::clone(control)).collect();
+        let deadline = deadline.into_std();
+        let finish = move || controls.iter().for_each(|control| control.finish(deadline));
+        if tokio::task::spawn_blocking(finish).await.is_err() {
+            warn!("a source has panicked at its end");
+        }
     }
 
     /// Ends every wait, so that the threads end that are in no call; what they hold is left.

@@ -47,7 +47,7 @@ pub(super) struct Origin {
 
 impl Origin {
     pub(super) fn of(delivery: Delivery, source: usize) -> Self {
-        let Delivery { channel, payload, received_at, token, entry_time: _ } = delivery;
+        let Delivery { channel, payload, received_at, token, entry_time: _, alone: _ } = delivery;
         Self { channel, payload, received_at, source, token }
     }
 
@@ -63,7 +63,7 @@ pub(super) fn cost_bytes(payload_bytes: usize) -> usize {
 }
 
 impl Taken {
-    pub(super) fn new(event: Event, confirm: Arc<str>, origin: Origin) -> Self {
-        Self { event, confirm, origin, attempts: 0, strikes: 0, company: Company::Joined }
+    pub(super) fn new(event: Event, confirm: Arc<str>, origin: Origin, company: Company) -> Self {
+        Self { event, confirm, origin, attempts: 0, strikes: 0, company }
     }
 }

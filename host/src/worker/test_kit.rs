@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use storage_plugin_api::{EventStamp, State, Status};
 
-use super::taken::{Origin, Taken};
+use super::taken::{Company, Origin, Taken};
 use crate::event::Event;
 
 /// A `queued` event as it is taken.
@@ -18,5 +18,5 @@ pub(super) fn taken(evaluation_id: &str, event_id: &str, time: i64) -> Taken {
     let event = Event { evaluation_id: evaluation_id.into(), event_id, time, status: Status::Queued, state };
     let origin =
         Origin { channel: "evaluation:queued".into(), payload: Vec::new(), received_at: time, source: 0, token: None };
-    Taken::new(event, "storage:evaluation:created".into(), origin)
+    Taken::new(event, "storage:evaluation:created".into(), origin, Company::Joined)
 }

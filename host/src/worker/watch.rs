@@ -1,5 +1,6 @@
 //! Looks at the worker twice a second: logs when a lane gets stuck or free, and sets the gauges.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use tracing::{error, info};
 
 use super::Shared;
 use super::lane::LaneState;
-use crate::source::Control;
-use crate::telemetry::metrics::Metrics;
+use crate::source::{Control, StreamStatus};
+use crate::telemetry::metrics::{Metrics, StreamEntryLabels, StreamLabel};
 
 const EVERY: Duration = Duration::from_millis(500);
 
@@ -22,6 +23,7 @@ pub(super) struct Watch {
     stuck: Vec<bool>,
     reconnects: u64,
     disconnected: Duration,
+    streams: HashMap<String, StreamStatus>,
 }
 
 impl Watch {
@@ -31,7 +33,15 @@ impl Watch {
         sources: impl Iterator<Item = Arc<dyn Control>>,
     ) -> Self {
         let stuck = vec![false; lanes.len()];
-        Self { shared, lanes, sources: sources.collect(), stuck, reconnects: 0, disconnected: Duration::ZERO }
+        Self {
+            shared,
+            lanes,
+            sources: sources.collect(),
+            stuck,
+            reconnects: 0,
+            disconnected: Duration::ZERO,
+            streams: HashMap::new(),
+        }
     }
 
     /// Ends with the lanes.
@@ -74,6 +84,31 @@ impl Watch {
         let disconnected = statuses.iter().map(|status| status.disconnected).sum::<Duration>();
         metrics.redis_disconnected_seconds.inc_by(disconnected.saturating_sub(self.disconnected).as_secs_f64());
         self.disconnected = disconnected;
+        statuses.iter().flat_map(|status| &status.streams).for_each(|stream| self.show_stream(stream));
+    }
+
+    fn show_stream(&mut self, now: &StreamStatus) {
+        let metrics: &Metrics = &self.shared.counters.metrics;
+        let label = || StreamLabel { stream: now.stream.clone() };
+        let before = self.streams.insert(now.stream.clone(), now.clone()).unwrap_or_default();
+        for (how, now_in_all, before) in [
+            ("new", now.read, before.read),
+            ("redelivered", now.redelivered, before.redelivered),
+            ("claimed", now.claimed, before.claimed),
+        ] {
+            let labels = StreamEntryLabels { stream: now.stream.clone(), how };
+            metrics.stream_entries.get_or_create(&labels).inc_by(now_in_all - before);
+        }
+        metrics.stream_entries_missing.get_or_create(&label()).inc_by(now.missing - before.missing);
+        metrics.stream_pending.get_or_create(&label()).set(now.pending.try_into().unwrap_or(i64::MAX));
+        match now.lag {
+            Some(lag) => {
+                metrics.stream_lag.get_or_create(&label()).set(lag.try_into().unwrap_or(i64::MAX));
+            }
+            None => {
+                metrics.stream_lag.remove(&label());
+            }
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use storage_worker_tests::redis_server::RedisServer;
 
-use crate::traffic::{ID_PREFIX, Traffic};
+use crate::traffic::{Feed, ID_PREFIX, Traffic};
 
 /// At most so many events are under way: published and not confirmed. Their bytes fit into what Redis and the kernel
 /// keep for a subscriber, so nothing is lost, and both sides always have enough to do.
@@ -24,14 +24,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A publisher and a listener to the confirmations, each on its own connection.
 #[derive(Debug)]
 pub(crate) struct Driver {
+    feed: Feed,
     publisher: TcpStream,
     listener: Listener,
 }
 
 impl Driver {
     /// Connects and subscribes.
-    pub(crate) fn connect(redis: &RedisServer) -> Self {
+    pub(crate) fn connect(redis: &RedisServer, feed: Feed) -> Self {
         Self {
+            feed,
             publisher: connect(redis),
             listener: Listener::subscribe(redis, &["storage:evaluation:created", "storage:evaluation:updated"]),
         }
@@ -41,12 +43,12 @@ impl Driver {
     /// confirmation. Every event is confirmed, or this does not come back.
     pub(crate) fn saturate(&mut self, traffic: Traffic, events: u64) -> Duration {
         let confirmed = AtomicU64::new(0);
-        let Self { publisher, listener } = self;
+        let Self { feed, publisher, listener } = self;
         let start = Instant::now();
         let publishing = thread::current();
         thread::scope(|scope| {
             let listening = scope.spawn(|| listener.take(traffic, events, &confirmed, &publishing, |_, _| {}));
-            let mut publishing = Publishing::new(publisher, traffic);
+            let mut publishing = Publishing::new(*feed, publisher, traffic);
             let mut sent = 0;
             while sent < events {
                 let next = CHUNK.min(events - sent);
@@ -66,7 +68,7 @@ impl Driver {
     /// Publishes so many events at a steady rate, and gives for each how long after its intended time it was confirmed.
     pub(crate) fn pace(&mut self, traffic: Traffic, events: u64, per_second: u64) -> Vec<Duration> {
         let confirmed = AtomicU64::new(0);
-        let Self { publisher, listener } = self;
+        let Self { feed, publisher, listener } = self;
         let start = Instant::now() + Duration::from_millis(20);
         let due = |number: u64| start + Duration::from_nanos(number * 1_000_000_000 / per_second);
         let mut latencies = Vec::with_capacity(events as usize);
@@ -79,7 +81,7 @@ impl Driver {
                     latencies.push(at.saturating_duration_since(due(number)));
                 });
             });
-            let mut publishing = Publishing::new(publisher, traffic);
+            let mut publishing = Publishing::new(*feed, publisher, traffic);
             let mut sent = 0;
             while sent < events {
                 thread::sleep(due(sent).saturating_duration_since(Instant::now()));
@@ -117,7 +119,7 @@ pub(crate) fn publisher_alone(redis: &RedisServer, traffic: Traffic, events: u64
                 publishing.unpark();
             }
         });
-        let mut publishing = Publishing::new(&mut publisher, traffic);
+        let mut publishing = Publishing::new(Feed::PubSub, &mut publisher, traffic);
         for sent in (0..events).step_by(CHUNK as usize) {
             while sent + CHUNK > read.load(Ordering::Acquire) + WINDOW {
                 thread::park_timeout(PATIENCE);
@@ -139,28 +141,30 @@ fn connect(redis: &RedisServer) -> TcpStream {
 
 /// Publishes with at most two writes that were not answered.
 struct Publishing<'a> {
+    feed: Feed,
     connection: &'a mut TcpStream,
     traffic: Traffic,
     payload: String,
     commands: Vec<u8>,
+    /// Lines of answers that are still to come.
     unanswered: u64,
 }
 
 impl<'a> Publishing<'a> {
-    fn new(connection: &'a mut TcpStream, traffic: Traffic) -> Self {
-        Self { connection, traffic, payload: String::new(), commands: Vec::new(), unanswered: 0 }
+    fn new(feed: Feed, connection: &'a mut TcpStream, traffic: Traffic) -> Self {
+        Self { feed, connection, traffic, payload: String::new(), commands: Vec::new(), unanswered: 0 }
     }
 
     fn publish(&mut self, numbers: std::ops::Range<u64>) {
         self.commands.clear();
         let count = numbers.end - numbers.start;
         for number in numbers {
-            self.traffic.push_command(number, &mut self.payload, &mut self.commands);
+            self.traffic.push_command(self.feed, number, &mut self.payload, &mut self.commands);
         }
         self.connection.write_all(&self.commands).expect("publish");
-        self.unanswered += count;
-        if self.unanswered > 2 * CHUNK {
-            self.take_answers(CHUNK);
+        self.unanswered += count * self.lines();
+        if self.unanswered > 2 * CHUNK * self.lines() {
+            self.take_answers(CHUNK * self.lines());
         }
     }
 
@@ -168,16 +172,25 @@ impl<'a> Publishing<'a> {
         self.take_answers(0);
     }
 
-    /// Reads answers until at most so many are outstanding. Each is the number of subscribers: `:1`.
+    /// How many lines an answer has: the number of subscribers as `:1`, the id of an entry behind its length.
+    fn lines(&self) -> u64 {
+        match self.feed {
+            Feed::PubSub => 1,
+            Feed::Stream => 2,
+        }
+    }
+
+    /// Reads answers until at most so many lines are outstanding.
     fn take_answers(&mut self, outstanding: u64) {
         let mut buffer = [0; 4096];
         while self.unanswered > outstanding {
             let read = self.connection.read(&mut buffer).expect("Redis answers");
             let answers = &buffer[..read];
-            assert!(
-                read > 0 && !answers.contains(&b'0') && !answers.contains(&b'-'),
-                "nobody listens, or Redis is away"
-            );
+            let is_well = match self.feed {
+                Feed::PubSub => !answers.contains(&b'0') && !answers.contains(&b'-'),
+                Feed::Stream => !answers.contains(&b'E'),
+            };
+            assert!(read > 0 && is_well, "nobody listens, or Redis is away");
             self.unanswered -= answers.iter().filter(|&&byte| byte == b'\n').count() as u64;
         }
     }

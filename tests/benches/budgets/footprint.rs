@@ -9,7 +9,7 @@ use crate::drive::Driver;
 use crate::options::Options;
 use crate::report::{self, Samples, mib};
 use crate::side::{Side, Store};
-use crate::traffic::{Kind, Traffic, whole_lives};
+use crate::traffic::{Feed, Kind, Traffic, whole_lives};
 
 /// Parts of the load, after each of which is looked how much memory there is.
 const PARTS: u64 = 10;
@@ -38,7 +38,7 @@ pub(crate) fn measure_load(options: &Options) {
     report::row("load", format_args!("resident memory over {} events at saturation, file, MiB", part * PARTS));
     let redis = RedisServer::start();
     let side = Side::worker(&redis, Store::File);
-    let mut driver = Driver::connect(&redis);
+    let mut driver = Driver::connect(&redis, Feed::PubSub);
     let mut now = Vec::new();
     for number in 0..PARTS {
         driver.saturate(Traffic { kind: Kind::Lifecycles, first: number * part }, part);

@@ -13,7 +13,7 @@ use crate::drive::Driver;
 use crate::options::Options;
 use crate::report::{self, Samples, mib};
 use crate::side::{Store, cpu, setup};
-use crate::traffic::{Kind, Traffic};
+use crate::traffic::{Feed, Kind, Traffic};
 
 /// Evaluations that are few.
 const FEW: u64 = 10_000;
@@ -73,7 +73,7 @@ pub(crate) fn measure_start(options: &Options) {
 /// Fills a backend, and measures what events then cost.
 fn costs(redis: &RedisServer, setup: &Setup, stored: u64, runs: usize) -> Costs {
     let worker = setup.start();
-    let mut driver = Driver::connect(redis);
+    let mut driver = Driver::connect(redis, Feed::PubSub);
     let begin = Instant::now();
     driver.saturate(Traffic { kind: Kind::New, first: 0 }, stored);
     let rate = stored as f64 / begin.elapsed().as_secs_f64();

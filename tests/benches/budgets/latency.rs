@@ -10,7 +10,7 @@ use crate::drive::Driver;
 use crate::options::Options;
 use crate::report::{self, Samples, quantile_ms};
 use crate::side::{Side, Store};
-use crate::traffic::{Kind, Traffic, whole_lives};
+use crate::traffic::{Feed, Kind, Traffic, whole_lives};
 
 /// Measures both stores at both rates, and prints what it finds.
 pub(crate) fn measure(options: &Options) {
@@ -37,7 +37,7 @@ fn runs(options: &Options, redis: &RedisServer, per_second: u64, start: impl Fn(
     let mut found: [Vec<f64>; 3] = Default::default();
     for _ in 0..options.runs {
         let _side = start();
-        let mut driver = Driver::connect(redis);
+        let mut driver = Driver::connect(redis, Feed::PubSub);
         let warm_up = whole_lives(per_second / 2);
         driver.pace(Traffic { kind: Kind::Lifecycles, first: 0 }, warm_up, per_second);
         let mut latencies: Vec<Duration> =

@@ -9,6 +9,7 @@
 
 mod bare_loop;
 mod bare_postgres;
+mod bare_stream_loop;
 mod drive;
 mod footprint;
 mod growth;
@@ -26,19 +27,17 @@ use std::process::ExitCode;
 
 use options::{Options, ROWS};
 use side::Store;
+use traffic::Feed;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).peekable();
     // How a measurement starts the other side.
     if arguments.next_if(|argument| argument == "bare-loop").is_some() {
         let url = arguments.next().unwrap_or_default();
-        return match bare_loop::run(&url, arguments.next().as_deref().map(Path::new)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("bare loop: {error}");
-                ExitCode::FAILURE
-            }
-        };
+        return ended(bare_loop::run(&url, arguments.next().as_deref().map(Path::new)));
+    }
+    if arguments.next_if(|argument| argument == "bare-stream-loop").is_some() {
+        return ended(bare_stream_loop::run(&arguments.next().unwrap_or_default()));
     }
     match Options::parse(arguments) {
         Ok(Some(options)) => measure(&options),
@@ -49,6 +48,16 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+fn ended(outcome: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bare loop: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn help() {
@@ -63,9 +72,13 @@ fn measure(options: &Options) {
     println!("{cores} cores, load {}, {} alternated runs; median (least..most)", busy(), options.runs);
     // The file system counts for a lot: ext4 without a journal, say, creates files slowly where others were removed.
     println!("files are in {}, which TMPDIR changes", std::env::temp_dir().display());
+    let through = |feed, store, least, aim| {
+        throughput::measure(options, throughput::Path { feed, store, least, aim });
+    };
     let rows: [(&str, &dyn Fn()); ROWS.len()] = [
-        ("memory", &|| throughput::measure(options, Store::Memory, 0.6, 0.8)),
-        ("file", &|| throughput::measure(options, Store::File, 1.0, 1.5)),
+        ("memory", &|| through(Feed::PubSub, Store::Memory, 0.6, 0.8)),
+        ("streams", &|| through(Feed::Stream, Store::Memory, 0.6, 0.8)),
+        ("file", &|| through(Feed::PubSub, Store::File, 1.0, 1.5)),
         ("plugin-call", &|| plugin_call::measure(options)),
         ("latency", &|| latency::measure(options)),
         ("idle", &|| footprint::measure_idle(options)),

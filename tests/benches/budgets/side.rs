@@ -11,6 +11,8 @@ use storage_worker_tests::wait::eventually;
 use storage_worker_tests::worker::{Setup, Worker};
 use tempfile::TempDir;
 
+use crate::traffic::STREAM;
+
 /// Where events are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Store {
@@ -39,6 +41,27 @@ impl Side {
     pub(crate) fn worker(redis: &RedisServer, store: Store) -> Self {
         let setup = setup(redis, store);
         Self::Worker { worker: Box::new(setup.start()), setup }
+    }
+
+    /// Starts the worker on an empty stream, and waits until it is ready.
+    pub(crate) fn worker_on_stream(redis: &RedisServer, store: Store) -> Self {
+        delete_stream(redis);
+        let setup = setup(redis, store).set("source.pubsub.enabled", false).set("source.streams.streams", vec![STREAM]);
+        Self::Worker { worker: Box::new(setup.start()), setup }
+    }
+
+    /// Starts the bare loop on an empty stream, and waits until it has a group there.
+    pub(crate) fn bare_loop_on_stream(redis: &RedisServer) -> Self {
+        delete_stream(redis);
+        let directory = tempfile::tempdir().expect("make a temporary directory");
+        let mut command = Command::new(std::env::current_exe().expect("a running program has a path"));
+        command.arg("bare-stream-loop").arg(redis.url());
+        let process = Process::start(&mut command);
+        let mut connection = redis.connect();
+        eventually(Duration::from_secs(10), "the bare loop to have a group", || {
+            redis::cmd("EXISTS").arg(STREAM).query::<u64>(&mut connection).expect("ask for the stream") == 1
+        });
+        Self::BareLoop { process, directory }
     }
 
     /// Starts the bare loop, and waits until it has subscribed.
@@ -93,6 +116,10 @@ impl Side {
     pub(crate) fn memory(&self) -> (u64, u64) {
         (status_bytes(self.id(), "VmRSS:"), status_bytes(self.id(), "VmHWM:"))
     }
+}
+
+fn delete_stream(redis: &RedisServer) {
+    redis::cmd("DEL").arg(STREAM).exec(&mut redis.connect()).expect("delete the stream");
 }
 
 /// A worker's configuration with room for everything that is measured.

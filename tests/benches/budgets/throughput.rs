@@ -8,7 +8,7 @@ use crate::drive::{Driver, publisher_alone};
 use crate::options::Options;
 use crate::report::{self, Samples};
 use crate::side::{Side, Store};
-use crate::traffic::{Kind, Traffic, whole_lives};
+use crate::traffic::{Feed, Kind, Traffic, whole_lives};
 
 /// Events before the measured ones, so that connections, threads and caches are warm.
 const WARM_UP: u64 = 3000;
@@ -20,36 +20,76 @@ struct Runs {
     cpu_ms_per_1000: Vec<f64>,
 }
 
-/// Measures a store with new evaluations and with lifecycles, and prints what it finds.
-pub(crate) fn measure(options: &Options, store: Store, least: f64, aim: f64) {
+/// What is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Path {
+    /// How events come.
+    pub(crate) feed: Feed,
+    /// Where they are stored.
+    pub(crate) store: Store,
+    /// The budget: the least ratio, and what is aimed at.
+    pub(crate) least: f64,
+    pub(crate) aim: f64,
+}
+
+impl Path {
+    fn events(&self, options: &Options) -> u64 {
+        whole_lives(match (self.feed, self.store) {
+            (Feed::PubSub, Store::Memory) => options.events,
+            // They go through the log of Redis, too.
+            (Feed::Stream, _) => options.events / 2,
+            (Feed::PubSub, Store::File) => options.file_events,
+        })
+    }
+
+    fn bare_loop(&self, redis: &RedisServer) -> Side {
+        match self.feed {
+            Feed::PubSub => Side::bare_loop(redis, self.store),
+            Feed::Stream => Side::bare_loop_on_stream(redis),
+        }
+    }
+
+    fn worker(&self, redis: &RedisServer) -> Side {
+        match self.feed {
+            Feed::PubSub => Side::worker(redis, self.store),
+            Feed::Stream => Side::worker_on_stream(redis, self.store),
+        }
+    }
+}
+
+/// Measures a path with new evaluations and with lifecycles, and prints what it finds.
+pub(crate) fn measure(options: &Options, path: Path) {
+    let (name, from) = match path.feed {
+        Feed::PubSub => (path.store.name(), "pub/sub"),
+        Feed::Stream => ("streams", "streams"),
+    };
     for (kind, load) in [(Kind::New, "a new evaluation per event"), (Kind::Lifecycles, "lifecycles")] {
-        report::row(store.name(), format_args!("pub/sub -> {}, {load}", store.name()));
+        report::row(name, format_args!("{from} -> {}, {load}", path.store.name()));
         let redis = RedisServer::start();
-        let events = whole_lives(match store {
-            Store::Memory => options.events,
-            Store::File => options.file_events,
-        });
-        let alone = publisher_alone(&redis, Traffic { kind, first: 0 }, events);
+        let events = path.events(options);
+        let alone = (path.feed == Feed::PubSub).then(|| publisher_alone(&redis, Traffic { kind, first: 0 }, events));
         let (mut worker, mut bare) = (Runs::default(), Runs::default());
         // Removed at the end, so that it does not disturb the runs.
         let mut remains = Vec::new();
         for _ in 0..options.runs {
-            remains.push(run(&redis, Side::bare_loop(&redis, store), kind, events, &mut bare));
-            remains.push(run(&redis, Side::worker(&redis, store), kind, events, &mut worker));
+            remains.push(run(&redis, path.feed, path.bare_loop(&redis), kind, events, &mut bare));
+            remains.push(run(&redis, path.feed, path.worker(&redis), kind, events, &mut worker));
         }
         let [worker_rate, bare_rate] = [&worker, &bare].map(|runs| Samples::new(runs.per_second.clone()));
         report::figure("worker, events/s", worker_rate.show(0));
         report::figure("bare loop, events/s", bare_rate.show(0));
-        report::figure("publisher alone, events/s", format_args!("{alone:.0}"));
+        if let Some(alone) = alone {
+            report::figure("publisher alone, events/s", format_args!("{alone:.0}"));
+        }
         let [worker_cpu, bare_cpu] = [worker, bare].map(|runs| Samples::new(runs.cpu_ms_per_1000));
         report::figure("worker, CPU ms per 1000 events", worker_cpu.show(1));
         report::figure("bare loop, CPU ms per 1000 events", bare_cpu.show(1));
-        report::at_least("ratio", worker_rate.median() / bare_rate.median(), least, aim);
+        report::at_least("ratio", worker_rate.median() / bare_rate.median(), path.least, path.aim);
     }
 }
 
-fn run(redis: &RedisServer, side: Side, kind: Kind, events: u64, runs: &mut Runs) -> Box<dyn Any> {
-    let mut driver = Driver::connect(redis);
+fn run(redis: &RedisServer, feed: Feed, side: Side, kind: Kind, events: u64, runs: &mut Runs) -> Box<dyn Any> {
+    let mut driver = Driver::connect(redis, feed);
     driver.saturate(Traffic { kind, first: 0 }, WARM_UP);
     let cpu = side.cpu();
     let time = driver.saturate(Traffic { kind, first: WARM_UP }, events);

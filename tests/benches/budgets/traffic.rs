@@ -8,6 +8,18 @@ use std::sync::LazyLock;
 /// The channels that the events are published on.
 pub(crate) const CHANNELS: [&str; 3] = ["evaluation:queued", "evaluation:running", "evaluation:completed"];
 
+/// The stream that the events are added to.
+pub(crate) const STREAM: &str = "evaluation:events";
+
+/// How events come to the measured side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Feed {
+    /// Published on channels.
+    PubSub,
+    /// Added to a stream.
+    Stream,
+}
+
 /// So many evaluations take their steps together: all are queued, then all run, then all complete.
 const INTERLEAVED: u64 = 1000;
 
@@ -42,11 +54,21 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
-    /// Writes the command that publishes an event. `payload` is room to work in.
-    pub(crate) fn push_command(&self, number: u64, payload: &mut String, commands: &mut Vec<u8>) {
+    /// Writes the command that hands on an event. `payload` is room to work in.
+    pub(crate) fn push_command(&self, feed: Feed, number: u64, payload: &mut String, commands: &mut Vec<u8>) {
         let channel = self.write_payload(number, payload);
-        let header = format!("*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n${}\r\n", channel.len(), payload.len());
-        commands.extend_from_slice(header.as_bytes());
+        let before = match feed {
+            Feed::PubSub => format!("*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n", channel.len()),
+            // Trimmed far behind what may be under way, so that the memory of Redis stays as it is.
+            Feed::Stream => format!(
+                "*10\r\n$4\r\nXADD\r\n${}\r\n{STREAM}\r\n$6\r\nMAXLEN\r\n$1\r\n~\r\n$5\r\n20000\r\n$1\r\n*\r\n\
+                 $7\r\nchannel\r\n${}\r\n{channel}\r\n$4\r\ndata\r\n",
+                STREAM.len(),
+                channel.len()
+            ),
+        };
+        commands.extend_from_slice(before.as_bytes());
+        commands.extend_from_slice(format!("${}\r\n", payload.len()).as_bytes());
         commands.extend_from_slice(payload.as_bytes());
         commands.extend_from_slice(b"\r\n");
     }

@@ -16,6 +16,7 @@ mod redis_away;
 mod reload;
 mod shutdown;
 mod sqlite;
+mod streams;
 
 use std::time::Duration;
 

@@ -14,12 +14,12 @@ use serde_json::json;
 use self::generate::Generator;
 use super::output::{self, Output};
 use super::{Global, UsageError};
-use crate::source::config::RedisConfig;
+use crate::source::config::{RedisConfig, StreamsConfig};
 
 /// Most messages sent before their answers are read.
 const PIPELINE: usize = 256;
 
-/// Publish an event, or the events of made-up evaluations, to Redis
+/// Publish an event, or the events of made-up evaluations, to Redis; or add them to a stream
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Arguments {
@@ -43,6 +43,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NUMBER", requires = "generate")]
     seed: Option<u64>,
 
+    /// Add to this Redis stream instead, as JSON in one field
+    #[arg(long, value_name = "KEY")]
+    stream: Option<String>,
+
     /// Publish the payload as it is, even if it is no JSON
     #[arg(long, conflicts_with = "generate")]
     raw: bool,
@@ -53,17 +57,21 @@ Examples:
   storage-worker publish evaluation:queued '{\"eval_id\": \"demo-1\", \"code\": \"print(1)\"}'
   storage-worker publish evaluation:completed - < completed.json
   storage-worker publish --generate --count 100
+  storage-worker publish --stream evaluation:events evaluation:failed '{\"eval_id\": \"demo-1\", \"error\": \"boom\"}'
   echo not json | storage-worker publish --raw evaluation:queued -
 
 Exit codes: 0 published, 1 Redis did not take it, 2 wrong usage or configuration";
 
 /// Publishes, and answers with how many there were to hear it.
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let redis = global.load()?.config.redis;
+    let config = global.load()?.config;
+    let redis = config.redis;
+    let StreamsConfig { channel_field, data_field, .. } = config.source.streams;
+    let stream = arguments.stream.clone().map(|key| StreamForm { key, channel_field, data_field });
     let published = match (&arguments.channel, &arguments.payload) {
         (Some(channel), Some(payload)) => {
             let payload = payload_bytes(payload, arguments.raw)?;
-            let mut publisher = Publisher::connect(&redis)?;
+            let mut publisher = Publisher::connect(&redis, stream)?;
             for _ in 0..arguments.count {
                 publisher.publish(channel, &payload)?;
             }
@@ -72,7 +80,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
         _ => {
             let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
             let mut generator = Generator::new(seed, Timestamp::now());
-            let mut publisher = Publisher::connect(&redis)?;
+            let mut publisher = Publisher::connect(&redis, stream)?;
             for _ in 0..arguments.count {
                 for event in generator.lifecycle() {
                     publisher.publish(event.channel, event.payload.as_bytes())?;
@@ -81,8 +89,18 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
             publisher.finish()?
         }
     };
-    answer(global.output, &published)?;
+    match &arguments.stream {
+        Some(key) => answer_added(global.output, &published, key)?,
+        None => answer(global.output, &published)?,
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn answer_added(format: Output, published: &Published, key: &str) -> std::io::Result<()> {
+    match format {
+        Output::Json => output::print_json(&json!({ "events": published.events, "stream": key })),
+        Output::Text => output::print(&format!("added {} to the stream `{key}`", counted(published.events, "event"))),
+    }
 }
 
 fn answer(format: Output, published: &Published) -> anyhow::Result<()> {
@@ -131,8 +149,16 @@ struct Published {
     subscribers: u64,
 }
 
+/// A stream, and the fields of its entries.
+struct StreamForm {
+    key: String,
+    channel_field: String,
+    data_field: String,
+}
+
 /// Publishes in pipelines.
 struct Publisher {
+    stream: Option<StreamForm>,
     connection: redis::Connection,
     pipeline: redis::Pipeline,
     published: Published,
@@ -140,7 +166,7 @@ struct Publisher {
 }
 
 impl Publisher {
-    fn connect(redis: &RedisConfig) -> anyhow::Result<Self> {
+    fn connect(redis: &RedisConfig, stream: Option<StreamForm>) -> anyhow::Result<Self> {
         let url = redis.url.to_string();
         let connection = redis::Client::open(redis.url.expose())
             .and_then(|client| client.get_connection_with_timeout(redis.connect_timeout))
@@ -150,11 +176,17 @@ impl Publisher {
                 Ok(connection)
             })
             .with_context(|| format!("cannot connect to `{url}`; start Redis there, or set `REDIS_URL`"))?;
-        Ok(Self { connection, pipeline: redis::pipe(), published: Published::default(), url })
+        Ok(Self { stream, connection, pipeline: redis::pipe(), published: Published::default(), url })
     }
 
     fn publish(&mut self, channel: &str, payload: &[u8]) -> anyhow::Result<()> {
-        self.pipeline.cmd("PUBLISH").arg(channel).arg(payload);
+        match &self.stream {
+            None => self.pipeline.cmd("PUBLISH").arg(channel).arg(payload),
+            Some(StreamForm { key, channel_field, data_field }) => {
+                let entry = self.pipeline.cmd("XADD").arg(key).arg("*");
+                entry.arg(channel_field).arg(channel).arg(data_field).arg(payload)
+            }
+        };
         if self.pipeline.len() >= PIPELINE { self.send() } else { Ok(()) }
     }
 
@@ -165,6 +197,15 @@ impl Publisher {
 
     fn send(&mut self) -> anyhow::Result<()> {
         if self.pipeline.is_empty() {
+            return Ok(());
+        }
+        if let Some(StreamForm { key, .. }) = &self.stream {
+            let ids: Vec<String> = self
+                .pipeline
+                .query(&mut self.connection)
+                .with_context(|| format!("cannot add to the stream `{key}` of `{}`", self.url))?;
+            self.pipeline.clear();
+            self.published.events += ids.len() as u64;
             return Ok(());
         }
         let subscribers: Vec<u64> =

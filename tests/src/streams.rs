@@ -1,0 +1,126 @@
+//! Adds events to streams as producers do, and looks at consumer groups as operators do.
+
+use redis::{Connection, Value, cmd};
+use serde_json::Value as Json;
+
+use crate::redis_server::RedisServer;
+use crate::second_model::Sent;
+
+/// How many entries go to Redis in one round trip.
+const PIPELINE: usize = 256;
+
+/// A stream, seen over a connection of its own.
+#[allow(missing_debug_implementations, reason = "a connection has none")]
+pub struct Stream {
+    connection: Connection,
+    key: String,
+}
+
+impl Stream {
+    /// A stream of that key.
+    #[must_use]
+    pub fn new(redis: &RedisServer, key: &str) -> Self {
+        Self { connection: redis.connect(), key: key.to_owned() }
+    }
+
+    /// Adds events, each as JSON in one field.
+    ///
+    /// # Panics
+    /// When Redis does not take them.
+    #[track_caller]
+    pub fn add(&mut self, events: &[Sent]) {
+        for chunk in events.chunks(PIPELINE) {
+            let mut pipeline = redis::pipe();
+            for event in chunk {
+                pipeline.cmd("XADD").arg(&self.key).arg("*");
+                pipeline.arg("channel").arg(&event.channel).arg("data").arg(&event.payload);
+            }
+            pipeline.exec(&mut self.connection).expect("add entries");
+        }
+    }
+
+    /// Adds an event of its own fields: texts as they are, everything else as JSON.
+    ///
+    /// # Panics
+    /// When it is no object, or Redis does not take it.
+    #[track_caller]
+    pub fn add_fields(&mut self, channel: &str, event: &Json) {
+        let mut command = cmd("XADD");
+        command.arg(&self.key).arg("*").arg("channel").arg(channel);
+        for (name, value) in event.as_object().expect("an event is an object") {
+            command.arg(name).arg(value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        }
+        command.exec(&mut self.connection).expect("add an entry");
+    }
+
+    /// Reads entries in the name of a consumer, as one that is killed before it has stored them.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    #[track_caller]
+    pub fn read_as(&mut self, group: &str, consumer: &str, count: usize) {
+        let mut command = cmd("XREADGROUP");
+        command.arg("GROUP").arg(group).arg(consumer).arg("COUNT").arg(count).arg("STREAMS").arg(&self.key).arg(">");
+        let answer: Vec<(String, Vec<Value>)> = command.query(&mut self.connection).expect("read entries");
+        assert_eq!(answer.first().map(|(_, entries)| entries.len()), Some(count));
+    }
+
+    /// How many entries of a group are pending.
+    ///
+    /// # Panics
+    /// When there is no such group.
+    #[must_use]
+    pub fn pending(&mut self, group: &str) -> u64 {
+        let summary: Vec<Value> =
+            cmd("XPENDING").arg(&self.key).arg(group).query(&mut self.connection).expect("ask for pending entries");
+        match summary.first() {
+            Some(Value::Int(count)) => u64::try_from(*count).expect("a count"),
+            other => panic!("no count: {other:?}"),
+        }
+    }
+
+    /// How many entries there are.
+    ///
+    /// # Panics
+    /// When Redis does not answer.
+    #[must_use]
+    pub fn len(&mut self) -> u64 {
+        cmd("XLEN").arg(&self.key).query(&mut self.connection).expect("ask for the length")
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&mut self) -> bool {
+        self.len() == 0
+    }
+
+    /// Any command, whose first argument is the key.
+    ///
+    /// # Panics
+    /// When Redis refuses it.
+    #[track_caller]
+    pub fn command(&mut self, name: &str, arguments: &[&str]) -> Value {
+        let mut words = name.split(' ');
+        let mut command = cmd(words.next().expect("a split text has a part"));
+        words.for_each(|word| {
+            command.arg(word);
+        });
+        command.arg(&self.key).arg(arguments);
+        command.query(&mut self.connection).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// The names of the consumers of a group.
+    ///
+    /// # Panics
+    /// When there is no such group.
+    #[must_use]
+    #[track_caller]
+    pub fn consumers(&mut self, group: &str) -> Vec<String> {
+        let found: Vec<std::collections::HashMap<String, Value>> =
+            redis::from_redis_value(self.command("XINFO CONSUMERS", &[group])).expect("a list of consumers");
+        let name = |consumer: &std::collections::HashMap<String, Value>| {
+            redis::from_redis_value(consumer["name"].clone()).expect("a consumer has a name")
+        };
+        found.iter().map(name).collect()
+    }
+}
