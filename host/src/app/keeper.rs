@@ -63,7 +63,10 @@ enum Request {
 #[derive(Default)]
 struct Signs {
     waiting: AtomicUsize,
+    /// Nothing is opened or changed any more, but for a tree that is to be opened again.
     ending: AtomicBool,
+    /// What was taken is stored: storage may be closed.
+    closing: AtomicBool,
 }
 
 impl Keeper {
@@ -98,6 +101,7 @@ impl Keeper {
     /// Closes storage. Blocks; answers what went wrong.
     pub(super) fn end(&self) -> Vec<CloseFailure> {
         self.hold();
+        self.signs.closing.store(true, Ordering::Relaxed);
         // Full of changes: they are refused one by one, and then the thread sees that it is to end.
         let _ = self.requests.try_send(Request::End);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -123,7 +127,7 @@ impl Running {
     fn run(mut self, failed: oneshot::Sender<OpenError>) -> Vec<CloseFailure> {
         let mut failed = Some(failed);
         loop {
-            if self.tree.is_none() && !self.is_ending() {
+            if self.tree.is_none() && !self.is_stopping() {
                 match self.open() {
                     Ok(()) => failed = None,
                     Err(OpenError::Stopped) => {}
@@ -148,9 +152,12 @@ impl Running {
                 Ok(Request::Reload { force, reply }) => {
                     let outcome = if self.is_ending() { Err(ReloadError::Ending) } else { self.change(force) };
                     self.signs.waiting.fetch_sub(1, Ordering::Relaxed);
+                    if self.tree.is_some() {
+                        failed = None;
+                    }
                     // Who asked may have gone; the log has it too.
                     let _ = reply.send(outcome);
-                    if self.is_ending() && self.signs.waiting.load(Ordering::Relaxed) == 0 {
+                    if self.is_closing() && self.signs.waiting.load(Ordering::Relaxed) == 0 {
                         break;
                     }
                 }
@@ -248,8 +255,8 @@ impl Running {
     }
 
     fn open_now(&self, plan: &Plan, carried: &Carried) -> Result<Tree, ReloadError> {
-        let ending = || self.is_ending();
-        Ok(plan.open_beside(carried, Patience::None, &self.parts.metrics, None, &ending)?)
+        let stopping = || self.is_stopping();
+        Ok(plan.open_beside(carried, Patience::None, &self.parts.metrics, None, &stopping)?)
     }
 
     /// Closes what only one can have open, then opens it as the plan asks. Events wait meanwhile.
@@ -317,14 +324,23 @@ impl Running {
         self.signs.ending.load(Ordering::Relaxed)
     }
 
+    fn is_closing(&self) -> bool {
+        self.signs.closing.load(Ordering::Relaxed)
+    }
+
+    /// Nothing is to be opened. While a hand-over is under way the drain still needs what it closed, or what follows.
+    fn is_stopping(&self) -> bool {
+        self.is_closing() || self.is_ending() && self.rest.is_none()
+    }
+
     /// Waiting for a backend gives way to the end, and to a change: it may be what ends the waiting.
     fn is_interrupted(&self) -> bool {
-        self.is_ending() || self.signs.waiting.load(Ordering::Relaxed) > 0
+        self.is_stopping() || self.signs.waiting.load(Ordering::Relaxed) > 0
     }
 
     fn hold_on(&self, stop: &dyn Fn() -> bool) {
         let end = Instant::now() + PAUSE;
-        while Instant::now() < end && !stop() && !self.is_ending() {
+        while Instant::now() < end && !stop() && !self.is_stopping() {
             thread::sleep(STEP);
         }
     }

@@ -7,7 +7,7 @@ use storage_plugin_api::{Backend, Call, Error, Query};
 
 use super::guard::Guard;
 use super::plan::{Edge, Plan};
-use super::tree::{CloseFailure, Tree};
+use super::tree::{CloseFailure, Node, Tree};
 
 /// The role whose content exists nowhere else.
 const FALLBACK: &str = "fallback";
@@ -54,12 +54,16 @@ impl Carried {
     pub(crate) fn handed_over(&self, old: &Tree, plan: &Plan) -> Vec<Arc<str>> {
         let mut names = Vec::new();
         for (index, planned) in plan.nodes.iter().enumerate().filter(|(index, _)| self.0[*index].is_none()) {
-            let holds = |guard: &Guard| {
-                *guard.instance() == planned.name && guard.capabilities().exclusive && !guard.is_closed()
+            let identity = plan.identity(index);
+            let must_go = |node: &&Node| {
+                // A layer is exclusive only for what is below it.
+                let is_exclusive = node.guard.capabilities().exclusive && planned.children.is_empty();
+                // Two builds know nothing of each other, whatever they share: locks of a file, statics.
+                let is_other_build = node.identity.is_other_build_of(&identity);
+                is_exclusive || is_other_build
             };
-            // A layer is exclusive only for what is below it.
-            let is_leaf = plan.nodes[index].children.is_empty();
-            if is_leaf && old.nodes.iter().any(|node| holds(&node.guard)) {
+            let open = old.nodes.iter().filter(|node| !node.guard.is_closed());
+            if open.filter(|node| *node.guard.instance() == planned.name).any(|node| must_go(&node)) {
                 names.push(Arc::clone(&planned.name));
             }
         }
@@ -79,14 +83,18 @@ impl Tree {
     /// # Errors
     /// When a fallback cannot say what it holds.
     pub(crate) fn dropped_fallback(&self, plan: &Plan, budget: Duration) -> Result<Option<Arc<str>>, Error> {
-        let is_kept = |name: &Arc<str>| {
-            let mut edges = plan.nodes.iter().flat_map(|node| &node.children);
-            edges.any(|edge| edge.role == FALLBACK && plan.nodes[edge.node].name == *name)
+        let is_kept = |node: &Node| {
+            let mut edges = plan.nodes.iter().flat_map(|node| &node.children).filter(|edge| edge.role == FALLBACK);
+            edges.any(|edge| {
+                let is_same_store = plan.identity(edge.node).is_same_store(&node.identity);
+                plan.nodes[edge.node].name == *node.guard.instance() && is_same_store
+            })
         };
         let edges = self.nodes.iter().flat_map(|node| &node.children);
         for edge in edges.filter(|edge| edge.role == FALLBACK) {
-            let guard = &self.nodes[edge.node].guard;
-            if is_kept(guard.instance()) {
+            let node = &self.nodes[edge.node];
+            let guard = &node.guard;
+            if is_kept(node) {
                 continue;
             }
             let call = Call { deadline: Instant::now() + budget, attempt: 0 };
@@ -179,6 +187,8 @@ mod tests {
         lock(&plugins.opened)["b"].insert("x", state);
 
         assert_eq!(old.dropped_fallback(&without, BUDGET), Ok(Some("b".into())));
-        assert_eq!(old.dropped_fallback(&plan(&plugins, json!({}), json!({ "x": 1 })), BUDGET), Ok(None));
+        assert_eq!(old.dropped_fallback(&plan(&plugins, json!({ "x": 1 }), json!({})), BUDGET), Ok(None));
+        let elsewhere = plan(&plugins, json!({}), json!({ "path": "elsewhere" }));
+        assert_eq!(old.dropped_fallback(&elsewhere, BUDGET), Ok(Some("b".into())));
     }
 }

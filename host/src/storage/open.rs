@@ -231,9 +231,12 @@ impl Plan {
         let mut pause = FIRST_PAUSE;
         let mut attempt = 1_u32;
         loop {
-            let error = match self.open_once(planned, below, stop)? {
-                Ok(backend) => return Ok(backend),
-                Err(error) => error,
+            let error = match self.open_once(planned, below, stop) {
+                Ok(Ok(backend)) => return Ok(backend),
+                Ok(Err(error)) => error,
+                // It was left behind for the sake of a change, and may yet come back.
+                Err(hangs @ OpenError::StillHangs { .. }) => Error::unavailable(hangs),
+                Err(error) => return Err(error),
             };
             let (instance, plugin) = (planned.name.to_string(), planned.about.name.clone());
             match error.kind {

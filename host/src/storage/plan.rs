@@ -46,6 +46,18 @@ pub(crate) struct Identity {
     breaker: BreakerConfig,
 }
 
+impl Identity {
+    /// The same plugin, built from other sources or in another way.
+    pub(crate) fn is_other_build_of(&self, other: &Self) -> bool {
+        self.plugin.0 == other.plugin.0 && self.plugin != other.plugin
+    }
+
+    /// As far as can be told without knowing the plugin: what the one has stored the other finds.
+    pub(crate) fn is_same_store(&self, other: &Self) -> bool {
+        self.plugin.0 == other.plugin.0 && self.options == other.options
+    }
+}
+
 /// The way from a layer to a backend below it.
 #[derive(Clone, Debug)]
 pub(crate) struct Edge {

@@ -30,7 +30,7 @@ pub enum ReloadError {
     Open(#[from] OpenError),
     /// A fallback would go that holds what is stored nowhere else.
     #[error(
-        "the fallback `{0}` still holds evaluations that are stored nowhere else, and the new tree has no fallback of that name; wait until it is empty, or force the change"
+        "the fallback `{0}` still holds evaluations that are stored nowhere else, and the new tree has no fallback of that name and these options; wait until it is empty, or force the change"
     )]
     Fallback(String),
     /// It could not be found out whether a fallback is empty.

@@ -134,22 +134,23 @@ fn what_never_fits_is_invalid() {
 
 #[test]
 fn an_evicting_memory_forgets_what_was_not_used_for_long() {
-    let memory = memory(256 * 1024, true);
+    // Enough for each part to hold several: one with a single entry has no other to forget.
+    let memory = memory(2 * 1024 * 1024, true);
 
-    for number in 0..5000 {
-        let answer = merge(&memory, &format!("e-{number:04}"), &event("q", number, Status::Queued));
+    for number in 0..20_000 {
+        let answer = merge(&memory, &format!("e-{number:05}"), &event("q", number, Status::Queued));
         assert_eq!(answer.outcome, Outcome::Created);
-        assert!(bytes(&memory) <= 256 * 1024);
+        assert!(bytes(&memory) <= 2 * 1024 * 1024);
         // Asked for all the time.
         if number % 4 == 0 {
-            memory.get(&call(), &["e-0000"], Fields::Whole).expect("read");
+            memory.get(&call(), &["e-00000"], Fields::Whole).expect("read");
         }
     }
 
-    let left = ids(&memory, &Query { limit: 10_000, ..Query::default() });
+    let left = ids(&memory, &Query { limit: 30_000, ..Query::default() });
     assert!(left.len() > 50, "{}", left.len());
-    assert_eq!(left[0], "e-0000", "what is used stays");
-    let recent = left.iter().filter(|id| id.as_str() >= "e-4000").count();
+    assert_eq!(left[0], "e-00000", "what is used stays");
+    let recent = left.iter().filter(|id| id.as_str() >= "e-15000").count();
     assert!(recent * 10 > left.len() * 8, "{recent} of {} are recent", left.len());
     assert_eq!(counts(&memory), [("queued".to_owned(), left.len() as u64)]);
 }

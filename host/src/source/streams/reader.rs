@@ -22,6 +22,9 @@ use crate::source::{Delivery, Read, now};
 
 /// About so many bytes are read at once: fewer entries are asked for where the last ones were large.
 const READ_BYTES: usize = 8 * 1024 * 1024;
+
+/// What an entry is taken to have before the first was seen: a few are read at once, then more with each read.
+const FIRST_ENTRY_BYTES: usize = READ_BYTES / 16;
 /// While Redis has to be told of more settled entries than this, nothing is read.
 const MOST_SETTLED: usize = 100_000;
 
@@ -64,7 +67,7 @@ impl Reader {
     pub(super) fn new(client: RedisClient, forms: Forms, shared: Arc<Shared>) -> Self {
         let ways = shared.membership.config.streams.iter().map(|_| Way::Unknown).collect();
         let pauses = client.pauses();
-        Self { client, forms, shared, link: None, pauses, failures: 0, ways, entry_bytes: 1 }
+        Self { client, forms, shared, link: None, pauses, failures: 0, ways, entry_bytes: FIRST_ENTRY_BYTES }
     }
 
     /// Waits until there is something, and takes it.
@@ -113,6 +116,8 @@ impl Reader {
     async fn recover(&mut self, failure: Failure) {
         if failure.reach() == Reach::Server {
             self.link = None;
+            // The answer may have been too large to come in time.
+            self.entry_bytes = (self.entry_bytes * 4).clamp(FIRST_ENTRY_BYTES, READ_BYTES);
         }
         self.ways.iter_mut().filter(|way| !matches!(way, Way::Broken { .. })).for_each(|way| *way = Way::Unknown);
         self.failures += 1;
