@@ -8,6 +8,7 @@ pub mod config;
 pub mod error_chain;
 pub mod event;
 pub mod http;
+pub mod journal;
 pub mod plugin;
 pub mod secret;
 pub mod source;
