@@ -25,14 +25,17 @@ pub use self::keeper::Reread;
 use self::signals::{Signal, Signals};
 use self::waiting::Waiting;
 use crate::config::{Config, ConfigError, Loaded};
-use crate::http::{self, AppState, BindError, Listener, WorkerStatus};
+use crate::http::{self, AppState, BindError, JournalHealth, Listener, WorkerStatus};
+use crate::journal::config::Mode;
+use crate::journal::{self, Journal, JournalError};
 use crate::plugin::Loader;
 use crate::plugin::lock::Lock;
 use crate::secret::redact_url;
-use crate::source::Source;
+use crate::source::journaled::Journaled;
 use crate::source::pubsub::PubSub;
 use crate::source::redis_client::{RedisClient, RedisClientError};
 use crate::source::streams::Streams;
+use crate::source::{Source, now};
 use crate::storage::explain::Setting;
 use crate::storage::{Current, OpenError, Plan};
 use crate::telemetry::metrics::Metrics;
@@ -50,6 +53,9 @@ pub enum AppError {
     /// The Redis URL cannot be read.
     #[error("`redis.url` cannot be used")]
     Redis(#[from] RedisClientError),
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// An address cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -61,7 +67,7 @@ pub enum AppError {
     System(#[from] io::Error),
     /// It was told to end and could not store everything that it had taken.
     #[error(
-        "ended before everything was stored: {} events and {} confirmations are left; raise `worker.drain_timeout`",
+        "ended before everything was stored: {} events and {} confirmations are lost; raise `worker.drain_timeout`",
         .0.deliveries, .0.confirmations
     )]
     NotDrained(Left),
@@ -80,7 +86,7 @@ impl AppError {
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Redis(_) | Self::Bind(_) => true,
+            Self::Config(_) | Self::Redis(_) | Self::Journal(_) | Self::Bind(_) => true,
             Self::Open(error) => error.is_configuration(),
             Self::System(_) | Self::Died(_) | Self::NotDrained(_) | Self::NotClosed(_) => false,
         }
@@ -93,6 +99,19 @@ impl AppError {
 /// Everything that is wrong with it, each with its line.
 pub fn plan(loaded: &Loaded, metrics: &Metrics) -> Result<Plan, ConfigError> {
     plan_with(loaded, &loader(loaded, metrics))
+}
+
+/// Says why the journal of a configuration could not be written, as far as can be told without touching it.
+///
+/// # Errors
+/// The problem, with its line.
+pub fn check_journal(loaded: &Loaded) -> Result<(), ConfigError> {
+    let config = &loaded.config;
+    let is_journaled = config.source.pubsub.enabled && config.journal.mode != Mode::Off;
+    match journal::unwritable(&config.journal).filter(|_| is_journaled) {
+        Some(error) => Err(ConfigError::Problems(vec![loaded.problem(&["journal", "path"], error.to_string())])),
+        None => Ok(()),
+    }
 }
 
 fn loader(loaded: &Loaded, metrics: &Metrics) -> Loader {
@@ -145,7 +164,7 @@ pub async fn run(loaded: Loaded, reread: Reread) -> Result<(), AppError> {
         signal = signals.end() => {
             warn!(signal, "told to end a second time, ending at once");
             let left = app.abandon();
-            if left.is_nothing() { Ok(()) } else { Err(AppError::NotDrained(left)) }
+            if left.is_lost() { Err(AppError::NotDrained(left)) } else { Ok(()) }
         }
     };
     info!("storage_worker.stopped");
@@ -230,7 +249,7 @@ impl App {
             error!(backend = %failure.instance, reason = failure.reason, "storage.close_failed");
         }
         match failures.first() {
-            _ if !left.is_nothing() => Err(AppError::NotDrained(left)),
+            _ if left.is_lost() => Err(AppError::NotDrained(left)),
             None => Ok(()),
             Some(first) => Err(AppError::NotClosed(format!("backend `{}`: {}", first.instance, first.reason))),
         }
@@ -251,9 +270,19 @@ fn start_worker(
     metrics: &Metrics,
 ) -> Result<Worker, AppError> {
     let mut sources: Vec<Box<dyn Source>> = Vec::new();
+    let is_journaled = config.source.pubsub.enabled && config.journal.mode != Mode::Off;
     if config.source.pubsub.enabled {
         let channels = config.events.channels().map(str::to_owned);
-        sources.push(Box::new(PubSub::new(redis.clone(), channels)?));
+        let pubsub = Box::new(PubSub::new(redis.clone(), channels)?);
+        sources.push(match is_journaled {
+            true => Box::new(Journaled::new(pubsub, Journal::open(&config.journal)?)),
+            false => pubsub,
+        });
+    }
+    let left = if is_journaled { 0 } else { journal::left_behind(&config.journal) };
+    if left > 0 {
+        let path = config.journal.path.display();
+        warn!(%path, bytes = left, "the journal is off and holds events that were not stored; start once with it on, or remove it");
     }
     if config.source.streams.is_enabled() {
         let channels = config.events.channels().map(str::to_owned);
@@ -277,6 +306,16 @@ fn start_worker(
     Ok(Worker::start(&config.worker, parts, &Handle::current())?)
 }
 
+fn journal_health(status: &journal::Status) -> JournalHealth {
+    JournalHealth {
+        mode: status.mode.as_str(),
+        entries: status.entries,
+        bytes: status.bytes,
+        oldest_seconds: status.oldest_age(now()).as_secs(),
+        problem: status.problem.clone(),
+    }
+}
+
 /// How health learns of the worker.
 fn worker_status(worker: &Arc<Worker>, draining: &Arc<AtomicBool>) -> Box<dyn Fn() -> WorkerStatus + Send + Sync> {
     let (worker, draining) = (Arc::clone(worker), Arc::clone(draining));
@@ -285,6 +324,7 @@ fn worker_status(worker: &Arc<Worker>, draining: &Arc<AtomicBool>) -> Box<dyn Fn
         let status = worker.status();
         let last_error = status.sources.iter().find_map(|source| source.status.last_error.clone());
         let redis_healthy = status.is_redis_connected();
+        let journal = status.sources.iter().find_map(|source| source.status.journal.as_ref());
         WorkerStatus {
             redis_healthy,
             redis_reason: last_error.filter(|_| !redis_healthy).unwrap_or_default(),
@@ -292,6 +332,7 @@ fn worker_status(worker: &Arc<Worker>, draining: &Arc<AtomicBool>) -> Box<dyn Fn
             generation: status.generation,
             draining: draining.load(Ordering::Relaxed),
             stuck: status.stuck_lanes.iter().map(stuck).collect(),
+            journal: journal.map(journal_health),
         }
     })
 }

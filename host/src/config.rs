@@ -21,7 +21,7 @@ pub use self::error::{ConfigError, Problem};
 pub use self::origins::{Origins, Setting};
 pub use self::tree::Origin;
 use crate::storage::config::{BackendConfig, Backends};
-use crate::{event, http, source, storage, worker};
+use crate::{event, http, journal, source, storage, worker};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +41,8 @@ pub struct Config {
     pub worker: worker::config::Config,
     /// `[storage]`.
     pub storage: storage::config::Config,
+    /// `[journal]`.
+    pub journal: journal::config::Config,
     /// `[dead_letters]`.
     pub dead_letters: worker::config::DeadLettersConfig,
     /// `[backends]`.
@@ -59,6 +61,7 @@ impl Default for Config {
             events: event::row::EventRows::default(),
             worker: worker::config::Config::default(),
             storage: storage::config::Config::default(),
+            journal: journal::config::Config::default(),
             dead_letters: worker::config::DeadLettersConfig::default(),
             backends: Backends::from([("file".to_owned(), file)]),
         }

@@ -359,6 +359,7 @@ fn needing_a_restart(now: &Config, new: &Config) -> Vec<String> {
         ("source", now.source != new.source),
         ("events", now.events != new.events),
         ("worker", now.worker != new.worker),
+        ("journal", now.journal != new.journal),
         ("dead_letters", now.dead_letters != new.dead_letters),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section.to_owned()).collect()

@@ -26,6 +26,7 @@ Exit codes: 0 no problem, 2 at least one";
 /// Loads the configuration and its plugins, and answers with all problems.
 pub(crate) fn run(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let result = global.load().and_then(|loaded| app::plan(&loaded, &Metrics::new()).map(|_| loaded));
+    let result = result.and_then(|loaded| app::check_journal(&loaded).map(|()| loaded));
     match global.output {
         Output::Text => text(global, result),
         Output::Json => json(&result),

@@ -12,6 +12,7 @@ use super::output::{self, Output, origin_json};
 use crate::app;
 use crate::config::{ConfigError, Loaded, Origin, Setting};
 use crate::http::client::Client;
+use crate::journal::config::Mode;
 use crate::storage::explain::{self, Explanation};
 use crate::telemetry::metrics::Metrics;
 
@@ -49,7 +50,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
         settings.retain(|setting| setting.origin != Origin::Default);
     }
     let explanation = match app::plan(&loaded, &Metrics::new()) {
-        Ok(plan) => plan.explain(),
+        Ok(plan) => Explanation { journal: journal_of(&loaded), ..plan.explain() },
         Err(error) => return incomplete(&loaded, settings, error, global.output),
     };
     match global.output {
@@ -73,6 +74,7 @@ fn running(loaded: &Loaded, arguments: &Arguments, output: Output) -> anyhow::Re
     let answer = Client::new(loaded.config.admin.listen).get("/explain")?;
     let mut explanation: Explanation =
         serde_json::from_value(answer.context("the worker cannot explain its storage")?)?;
+    explanation.journal = journal_of_running(&explanation.settings);
     if arguments.given {
         explanation.settings.retain(|setting| setting.origin != Origin::Default.to_string());
     }
@@ -81,6 +83,19 @@ fn running(loaded: &Loaded, arguments: &Arguments, output: Output) -> anyhow::Re
         Output::Json => output::print_json(&serde_json::to_value(&explanation)?)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the journal promises of events that arrive by pub/sub.
+fn journal_of(loaded: &Loaded) -> Option<String> {
+    let mode = loaded.config.journal.mode;
+    loaded.config.source.pubsub.enabled.then(|| format!("journal {}: {}", mode.as_str(), mode.promise()))
+}
+
+/// The same of a running worker, by its settings.
+fn journal_of_running(settings: &[explain::Setting]) -> Option<String> {
+    let value = |key: &str| settings.iter().find(|setting| setting.key == key).map(|setting| setting.value.as_str());
+    let mode: Mode = serde_json::from_value(value("journal.mode")?.into()).ok()?;
+    (value("source.pubsub.enabled")? == "true").then(|| format!("journal {}: {}", mode.as_str(), mode.promise()))
 }
 
 /// Shows what is known when the plugins do not go together: the tree as it is written, the values, the problems.

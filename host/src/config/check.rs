@@ -44,6 +44,9 @@ pub(crate) fn problems(config: &Config, origins: &Origins) -> Vec<Problem> {
     for (key, message) in config.worker.problems() {
         add(&["worker", key], message);
     }
+    for (key, message) in config.journal.problems() {
+        add(&["journal", key], message);
+    }
     for (path, message) in storage::config::problems(&config.storage, &config.backends) {
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
         add(&path, message);

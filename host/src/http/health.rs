@@ -31,6 +31,24 @@ pub struct WorkerStatus {
     pub draining: bool,
     /// Lanes whose call does not come back, in words.
     pub stuck: Vec<String>,
+    /// The journal, if anything goes through one.
+    pub journal: Option<JournalHealth>,
+}
+
+/// How the journal is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct JournalHealth {
+    /// What goes through it: `always` or `spill`.
+    pub mode: &'static str,
+    /// Entries that are not stored and confirmed.
+    pub entries: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// How long the oldest of the entries has been there.
+    pub oldest_seconds: u64,
+    /// Why it takes nothing now, so that nothing is read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// The answer of `/health`.
@@ -47,6 +65,8 @@ struct Health {
     draining: bool,
     /// Why it is not healthy; empty if it is.
     reasons: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    journal: Option<JournalHealth>,
     backends: BTreeMap<String, BackendHealth>,
 }
 
@@ -55,7 +75,8 @@ pub(crate) async fn health(State(state): State<AppState>) -> Response {
     let storage = storage_health(&state).await;
     let uptime_seconds = state.0.started.elapsed().as_secs();
     let works = storage.healthy && worker.stuck.is_empty();
-    let healthy = worker.redis_healthy && works;
+    let records = worker.journal.as_ref().is_none_or(|journal| journal.problem.is_none());
+    let healthy = worker.redis_healthy && works && records;
     let body = Health {
         healthy,
         redis: word(worker.redis_healthy),
@@ -67,6 +88,7 @@ pub(crate) async fn health(State(state): State<AppState>) -> Response {
         generation: worker.generation,
         draining: worker.draining,
         reasons: reasons(&worker, &storage),
+        journal: worker.journal,
         backends: storage.backends,
     };
     answer::json(status(healthy), &body)
@@ -110,6 +132,8 @@ fn reasons(worker: &WorkerStatus, storage: &TreeHealth) -> Vec<String> {
         reasons.push(reason("storage", &storage.reason));
     }
     reasons.extend(worker.stuck.iter().cloned());
+    let problem = worker.journal.as_ref().and_then(|journal| journal.problem.as_ref());
+    reasons.extend(problem.map(|problem| reason("journal", problem)));
     reasons
 }
 

@@ -26,7 +26,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 pub use self::config::{AdminConfig, Config};
-pub use self::health::WorkerStatus;
+pub use self::health::{JournalHealth, WorkerStatus};
 pub use self::listener::{BindError, Listener};
 pub(crate) use self::reading::parse_time;
 use self::reads::Reads;

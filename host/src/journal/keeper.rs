@@ -95,13 +95,16 @@ impl Keeper {
     fn sync(&self) -> bool {
         let (files, was_failing) = {
             let mut state = self.journal.lock();
-            (std::mem::take(&mut state.unsynced), state.sync_problem.is_some())
+            // What is done already may be removed already.
+            let mut files = std::mem::take(&mut state.unsynced);
+            files.retain(|(number, _)| state.ledger.holds(*number));
+            (files, state.sync_problem.is_some())
         };
         let still_there = |file: &std::fs::File| match file.metadata()?.nlink() {
             0 => Err(io::Error::new(io::ErrorKind::NotFound, "somebody removed it while it was written")),
             _ => Ok(()),
         };
-        let mut synced = files.iter().try_for_each(|file| file.sync_data().and_then(|()| still_there(file)));
+        let mut synced = files.iter().try_for_each(|(_, file)| file.sync_data().and_then(|()| still_there(file)));
         if was_failing && synced.is_ok() {
             synced = self.journal.directory.sync();
         }

@@ -74,6 +74,11 @@ impl Ledger {
         self.segments.iter().map(|segment| (segment.name, segment.handed_to)).collect()
     }
 
+    /// Whether a segment is not done.
+    pub(crate) fn holds(&self, number: u64) -> bool {
+        self.segments.binary_search_by_key(&number, |segment| segment.name.number).is_ok()
+    }
+
     /// Notes what a segment of an earlier life holds beyond what is settled.
     pub(crate) fn counted(&mut self, number: u64, entries: u64, oldest: i64) {
         if let Some(segment) = self.find(number) {

@@ -75,6 +75,15 @@ pub struct Status {
     pub damaged_bytes: u64,
 }
 
+impl Status {
+    /// How long the oldest entry that is not settled has been there.
+    #[must_use]
+    pub fn oldest_age(&self, now: i64) -> Duration {
+        let since = self.oldest.map_or(0, |oldest| now.saturating_sub(oldest));
+        Duration::from_micros(u64::try_from(since).unwrap_or_default())
+    }
+}
+
 /// What the writer, the reader, the keeper and who settles share.
 #[derive(Debug)]
 pub struct Journal {
@@ -110,7 +119,8 @@ struct State {
     ended: bool,
     reader_waits: bool,
     keeper_waits: bool,
-    unsynced: Vec<Arc<File>>,
+    /// Segments that were written to since their last sync.
+    unsynced: Vec<(u64, Arc<File>)>,
     /// The writer shall begin another segment.
     abandoned: bool,
     /// Why nothing can be written, or synced.
@@ -247,6 +257,29 @@ impl State {
         self.damages += 1;
         self.damaged_bytes += bytes;
     }
+}
+
+/// How many bytes of a journal are not settled; for one that is not opened, since it is turned off.
+#[must_use]
+pub fn left_behind(config: &Config) -> u64 {
+    let settled = directory::settled(&config.path).unwrap_or_default();
+    let segments = directory::segments(&config.path).unwrap_or_default();
+    let unsettled = |(name, length): (directory::SegmentName, u64)| {
+        length.saturating_sub(settled.get(&name.number).copied().unwrap_or_default())
+    };
+    segments.into_iter().map(unsettled).sum()
+}
+
+/// Why a journal could not be opened, as far as can be told without touching anything.
+#[must_use]
+pub fn unwritable(config: &Config) -> Option<JournalError> {
+    let is_there = |path: &&std::path::Path| path.symlink_metadata().is_ok();
+    let current = std::path::Path::new(".");
+    let nearest = config.path.ancestors().find(is_there).unwrap_or(current);
+    let access = rustix::fs::access(nearest, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
+    let not_a_directory = (!nearest.is_dir()).then(|| io::Error::from(io::ErrorKind::NotADirectory));
+    let cause = not_a_directory.or_else(|| access.err().map(io::Error::from))?;
+    Some(JournalError::Write { path: config.path.clone(), cause })
 }
 
 /// A segment that is known to have been there and was not removed by a worker.

@@ -114,8 +114,8 @@ impl Writer {
             state.wait_in_memory(entry);
         }
         tail.length += bytes;
-        if !state.unsynced.iter().any(|file| Arc::ptr_eq(file, &tail.file)) {
-            state.unsynced.push(Arc::clone(&tail.file));
+        if !state.unsynced.iter().any(|(number, _)| *number == tail.name.number) {
+            state.unsynced.push((tail.name.number, Arc::clone(&tail.file)));
         }
         self.journal.tell_reader(&state);
         self.journal.tell_keeper(&state);

@@ -2,9 +2,10 @@
 //!
 //! A source knows nothing of evaluations: it hands over what arrived and is told when a delivery is settled.
 //! `pubsub.rs` is the source that subscribes to channels, `streams` the one that reads streams as a member of a consumer
-//! group; `redis_client.rs` builds every connection to Redis.
+//! group; `journaled.rs` puts a journal behind a source; `redis_client.rs` builds every connection to Redis.
 
 pub mod config;
+pub mod journaled;
 pub mod pubsub;
 pub mod redis_client;
 mod standing;
@@ -12,6 +13,8 @@ pub mod streams;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::journal;
 
 /// One message as it was received, with the token that settles it.
 #[derive(Clone, Debug, Default)]
@@ -94,6 +97,10 @@ pub struct Status {
     pub received: u64,
     /// Why it is not connected; without secrets.
     pub last_error: Option<String>,
+    /// How often Redis ended a subscription because it was not read fast enough.
+    pub overruns: u64,
+    /// The journal that the source has behind it, if it has one.
+    pub journal: Option<journal::Status>,
     /// Of a source that reads streams, each of them.
     pub streams: Vec<StreamStatus>,
 }

@@ -18,6 +18,9 @@ pub struct Explanation {
     pub guarantee: String,
     /// The root and all below it.
     pub tree: Explained,
+    /// What the journal promises of events that arrive by pub/sub; filled in by whoever knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<String>,
     /// The configuration as it is in use; filled in by whoever knows it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub settings: Vec<Setting>,
@@ -78,7 +81,7 @@ impl Plan {
             }
         };
         let tree = explained(&node, self.nodes.len() - 1, None);
-        Explanation { guarantee: whole(&tree), tree, settings: Vec::new() }
+        Explanation { guarantee: whole(&tree), tree, journal: None, settings: Vec::new() }
     }
 }
 
@@ -98,7 +101,7 @@ impl Tree {
             }
         };
         let tree = explained(&node, self.nodes.len() - 1, None);
-        Explanation { guarantee: whole(&tree), tree, settings: Vec::new() }
+        Explanation { guarantee: whole(&tree), tree, journal: None, settings: Vec::new() }
     }
 }
 
@@ -116,6 +119,9 @@ impl Explanation {
         let mut text = String::new();
         draw(&mut text, &self.tree, "", "");
         let _ = writeln!(text, "\n{}", self.guarantee);
+        if let Some(journal) = &self.journal {
+            let _ = writeln!(text, "Pub/sub: {journal}.");
+        }
         if !self.settings.is_empty() {
             text.push_str("\nConfiguration:\n");
             text.push_str(&table(&self.settings));

@@ -64,6 +64,20 @@ pub struct Handles {
     pub redis_reconnects: Counter,
     /// How long there was no connection.
     pub redis_disconnected_seconds: FloatCounter,
+    /// Subscriptions that Redis ended because they were not read fast enough.
+    pub redis_overruns: Counter,
+    /// Entries of the journal that are not settled.
+    pub journal_entries: Gauge,
+    /// Bytes of the journal on disk.
+    pub journal_bytes: Gauge,
+    /// How long the oldest entry that is not settled has been there.
+    pub journal_oldest_seconds: FloatGauge,
+    /// Whether the journal takes nothing: 1 or 0.
+    pub journal_blocked: Gauge,
+    /// Damaged places found in the journal.
+    pub journal_damages: Counter,
+    /// Bytes of the journal that were lost to damage.
+    pub journal_damaged_bytes: Counter,
     /// Confirmations that Redis took.
     pub confirmations_published: Counter,
     /// Confirmations that wait for Redis now.
@@ -255,6 +269,35 @@ impl Handles {
                 "redis_disconnected",
                 Unit::Seconds,
                 "How long there was no connection to Redis"
+            ),
+            redis_overruns: register!(
+                Counter::default(),
+                "redis_overruns",
+                "Subscriptions that Redis ended because they were not read fast enough"
+            ),
+            journal_entries: register!(
+                Gauge::default(),
+                "journal_entries",
+                "Entries of the journal that are not stored and confirmed"
+            ),
+            journal_bytes: register!(Gauge::default(), "journal", Unit::Bytes, "Bytes of the journal on disk"),
+            journal_oldest_seconds: register!(
+                FloatGauge::default(),
+                "journal_oldest",
+                Unit::Seconds,
+                "Since when the oldest entry that is not settled has been in the journal"
+            ),
+            journal_blocked: register!(
+                Gauge::default(),
+                "journal_blocked",
+                "Whether the journal is full or cannot be written, and nothing is read: 1 or 0"
+            ),
+            journal_damages: register!(Counter::default(), "journal_damages", "Damaged places found in the journal"),
+            journal_damaged_bytes: register!(
+                Counter::default(),
+                "journal_damaged",
+                Unit::Bytes,
+                "Bytes of the journal that were lost to damage"
             ),
             confirmations_published: register!(
                 Counter::default(),

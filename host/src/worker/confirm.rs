@@ -88,6 +88,8 @@ struct State {
     chunks: VecDeque<Chunk>,
     /// Confirmations in `chunks` and in the task's hands.
     count: usize,
+    /// Those of deliveries that come again unless they are acknowledged.
+    kept: usize,
     connected: bool,
     closed: bool,
     aborted: bool,
@@ -97,7 +99,7 @@ struct State {
 impl Outbox {
     pub(super) fn new(limit: usize, kept: usize) -> Self {
         let state =
-            State { chunks: VecDeque::new(), count: 0, connected: true, closed: false, aborted: false, waiting: 0 };
+            State { chunks: VecDeque::new(), count: 0, kept: 0, connected: true, closed: false, aborted: false, waiting: 0 };
         Self { state: Mutex::new(state), filled: Notify::new(), freed: Condvar::new(), limit, kept }
     }
 
@@ -111,11 +113,13 @@ impl Outbox {
             state.waiting -= 1;
         }
         state.count += chunk.len();
+        state.kept += chunk.tokens.len();
         state.chunks.push_back(chunk);
         while state.count > self.kept
             && let Some(oldest) = state.chunks.pop_front()
         {
             state.count -= oldest.len();
+            state.kept -= oldest.tokens.len();
             dropped += oldest.len();
             // What it confirms is persisted all the same.
             acknowledge.acknowledge(&oldest.tokens);
@@ -131,6 +135,12 @@ impl Outbox {
     /// How many confirmations are not published.
     pub(super) fn len(&self) -> usize {
         self.lock().count
+    }
+
+    /// How many confirmations are not published, and of how many of these the deliveries come again.
+    pub(super) fn left(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.count, state.kept)
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -172,9 +182,10 @@ impl Outbox {
         }
     }
 
-    fn published(&self, count: usize) {
+    fn published(&self, count: usize, kept: usize) {
         let mut state = self.lock();
         state.count -= count;
+        state.kept -= kept;
         if state.waiting > 0 {
             self.freed.notify_all();
         }
@@ -239,7 +250,8 @@ impl Confirmer {
             for chunk in &chunks {
                 self.acknowledge.acknowledge(&chunk.tokens);
             }
-            self.outbox.published(pipeline.len());
+            let kept = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
+            self.outbox.published(pipeline.len(), kept);
         }
     }
 

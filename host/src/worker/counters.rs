@@ -25,6 +25,10 @@ impl Counter {
 pub(super) struct Counters {
     /// Deliveries taken from sources.
     pub(super) taken: Counter,
+    /// Those of them that come again unless they are acknowledged.
+    pub(super) taken_kept: Counter,
+    /// Those of them that are persisted, or dead letters.
+    pub(super) settled_kept: Counter,
     /// Events that a backend took.
     pub(super) processed: Counter,
     /// Deliveries that were no events.

@@ -224,6 +224,7 @@ impl Writer {
             tokens.extend(letter.origin.token.map(|token| (letter.origin.source, token)));
             self.counters.dead_letter(letter.reason);
         }
+        self.counters.settled_kept.add(tokens.len());
         self.acknowledge.acknowledge(&tokens);
         drop(letters);
         self.budget.release(freed);

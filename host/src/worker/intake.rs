@@ -61,6 +61,8 @@ impl Intake {
         let mut deliveries = Vec::new();
         while source.read(&mut deliveries) == Read::Deliveries {
             self.shared.counters.taken.add(deliveries.len());
+            let kept = deliveries.iter().filter(|delivery| delivery.token.is_some()).count();
+            self.shared.counters.taken_kept.add(kept);
             for (index, delivery) in deliveries.drain(..).enumerate() {
                 if !self.make_room(&delivery) {
                     return;

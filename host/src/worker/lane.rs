@@ -257,6 +257,8 @@ impl Lane {
                 },
             }
         }
+        let kept = spent.iter().filter(|taken| taken.origin.token.is_some()).count();
+        self.shared.counters.settled_kept.add(kept);
         self.events.append(&mut failed);
         self.shared.spent.put(&mut spent);
         self.shared.budget.release(freed);

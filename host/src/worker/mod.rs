@@ -118,10 +118,12 @@ struct Groups {
 /// What a drain left behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Left {
-    /// Deliveries that were taken and are neither persisted nor dead letters.
+    /// Deliveries that were taken, are neither persisted nor dead letters, and will not come again.
     pub deliveries: u64,
-    /// Confirmations that were not published.
+    /// Confirmations that were not published, nor ever will be.
     pub confirmations: usize,
+    /// Deliveries that were not acknowledged: their sources will deliver them again.
+    pub kept: u64,
 }
 
 impl Left {
@@ -129,6 +131,12 @@ impl Left {
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// True if something of it will not come again.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.deliveries > 0 || self.confirmations > 0
     }
 }
 
@@ -225,8 +233,11 @@ impl Worker {
         if left.is_nothing() {
             info!(events_processed = self.shared.counters.processed.get(), "drained");
         } else {
-            let Left { deliveries, confirmations } = left;
-            warn!(deliveries, confirmations, "not drained in time; what is left is not confirmed");
+            let Left { deliveries, confirmations, kept } = left;
+            warn!(
+                deliveries,
+                confirmations, kept, "not drained in time; what is kept by the journal or a stream comes again, the rest is lost"
+            );
         }
         left
     }
@@ -254,7 +265,15 @@ impl Worker {
     pub fn left(&self) -> Left {
         let counters = &self.shared.counters;
         let settled = counters.processed.get() + counters.dead_letters.get();
-        Left { deliveries: counters.taken.get().saturating_sub(settled), confirmations: self.shared.outbox.len() }
+        let all = counters.taken.get().saturating_sub(settled);
+        let kept = counters.taken_kept.get().saturating_sub(counters.settled_kept.get()).min(all);
+        let (confirmations, confirmations_kept) = self.shared.outbox.left();
+        let kept_confirmations = u64::try_from(confirmations_kept).unwrap_or(u64::MAX);
+        Left {
+            deliveries: all - kept,
+            confirmations: confirmations.saturating_sub(confirmations_kept),
+            kept: kept + kept_confirmations,
+        }
     }
 }
 

@@ -8,8 +8,9 @@ use tokio::sync::mpsc;
 use tokio::time::interval;
 use tracing::{error, info};
 
-use super::Shared;
 use super::lane::LaneState;
+use super::{Shared, source_now};
+use crate::journal;
 use crate::source::{Control, StreamStatus};
 use crate::telemetry::metrics::{Metrics, StreamEntryLabels, StreamLabel};
 
@@ -23,6 +24,9 @@ pub(super) struct Watch {
     stuck: Vec<bool>,
     reconnects: u64,
     disconnected: Duration,
+    overruns: u64,
+    /// Damaged places of the journal, and their bytes.
+    damages: (u64, u64),
     streams: HashMap<String, StreamStatus>,
 }
 
@@ -40,6 +44,8 @@ impl Watch {
             stuck,
             reconnects: 0,
             disconnected: Duration::ZERO,
+            overruns: 0,
+            damages: (0, 0),
             streams: HashMap::new(),
         }
     }
@@ -84,7 +90,22 @@ impl Watch {
         let disconnected = statuses.iter().map(|status| status.disconnected).sum::<Duration>();
         metrics.redis_disconnected_seconds.inc_by(disconnected.saturating_sub(self.disconnected).as_secs_f64());
         self.disconnected = disconnected;
+        let overruns = statuses.iter().map(|status| status.overruns).sum();
+        metrics.redis_overruns.inc_by(overruns - self.overruns);
+        self.overruns = overruns;
+        statuses.iter().filter_map(|status| status.journal.as_ref()).for_each(|journal| self.show_journal(journal));
         statuses.iter().flat_map(|status| &status.streams).for_each(|stream| self.show_stream(stream));
+    }
+
+    fn show_journal(&mut self, now: &journal::Status) {
+        let metrics: &Metrics = &self.shared.counters.metrics;
+        metrics.journal_entries.set(now.entries.try_into().unwrap_or(i64::MAX));
+        metrics.journal_bytes.set(now.bytes.try_into().unwrap_or(i64::MAX));
+        metrics.journal_oldest_seconds.set(now.oldest_age(source_now()).as_secs_f64());
+        metrics.journal_blocked.set(i64::from(now.problem.is_some()));
+        metrics.journal_damages.inc_by(now.damages - self.damages.0);
+        metrics.journal_damaged_bytes.inc_by(now.damaged_bytes - self.damages.1);
+        self.damages = (now.damages, now.damaged_bytes);
     }
 
     fn show_stream(&mut self, now: &StreamStatus) {
