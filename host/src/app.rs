@@ -273,7 +273,7 @@ fn start_worker(
     let is_journaled = config.source.pubsub.enabled && config.journal.mode != Mode::Off;
     if config.source.pubsub.enabled {
         let channels = config.events.channels().map(str::to_owned);
-        let pubsub = Box::new(PubSub::new(redis.clone(), channels)?);
+        let pubsub = Box::new(PubSub::new(redis.clone(), channels, &Handle::current())?);
         sources.push(match is_journaled {
             true => Box::new(Journaled::new(pubsub, Journal::open(&config.journal)?)),
             false => pubsub,

@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod journaled;
+mod overrun;
 pub mod pubsub;
 pub mod redis_client;
 mod standing;

@@ -14,11 +14,12 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt};
 use redis::aio::{PubSubSink, PubSubStream};
 use redis::{Msg, RedisResult};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
+use super::overrun::{LONG_AWAY, Overruns};
 use super::redis_client::{Pauses, RedisClient};
 use super::standing::{Standing, Stop};
 use super::{Control, Delivery, Read, Source, Status, Token, now};
@@ -30,6 +31,8 @@ const BATCH_DELIVERIES: usize = 512;
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// A subscription that lived for so long was a good one: after it the first new attempt is made at once.
 const STEADY_AFTER: Duration = Duration::from_secs(1);
+/// A subscription that is lost so soon after nobody read it for long was most likely lost meanwhile.
+const AFTERMATH: Duration = Duration::from_secs(10);
 
 /// A subscription to channels, renewed for as long as it is read.
 ///
@@ -44,19 +47,51 @@ pub struct PubSub {
     subscription: Option<Subscription>,
     pauses: Pauses,
     shared: Arc<Shared>,
+    /// Where it is asked why a subscription was lost.
+    tasks: Handle,
+    away: Away,
     ended: bool,
 }
 
+/// When nobody read.
+#[derive(Debug, Default)]
+struct Away {
+    /// When the last read ended.
+    since: Option<Instant>,
+    /// The last time that this was long ago: from when, until when.
+    last: Option<(Instant, Instant)>,
+}
+
+impl Away {
+    fn back(&mut self) {
+        let now = Instant::now();
+        if let Some(since) = self.since.filter(|since| now - *since >= LONG_AWAY) {
+            self.last = Some((since, now));
+        }
+    }
+
+    /// When the reading stopped before a subscription was lost, if that was just now.
+    fn before_loss(&mut self) -> Option<Instant> {
+        let (since, until) = self.last.take()?;
+        (until.elapsed() < AFTERMATH).then_some(since)
+    }
+}
+
 impl PubSub {
-    /// A source for these channels. Connects when it is read.
+    /// A source for these channels. Connects when it is read; why a subscription was lost is asked on `tasks`.
     ///
     /// # Errors
     /// When the operating system refuses what a runtime needs.
-    pub fn new(client: RedisClient, channels: impl IntoIterator<Item = String>) -> std::io::Result<Self> {
+    pub fn new(
+        client: RedisClient,
+        channels: impl IntoIterator<Item = String>,
+        tasks: &Handle,
+    ) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let channels = channels.into_iter().map(|channel| (channel.as_bytes().into(), Arc::from(&*channel))).collect();
         let (pauses, shared) = (client.pauses(), Arc::default());
-        Ok(Self { runtime, client, channels, subscription: None, pauses, shared, ended: false })
+        let (tasks, away) = (tasks.clone(), Away::default());
+        Ok(Self { runtime, client, channels, subscription: None, pauses, shared, tasks, away, ended: false })
     }
 }
 
@@ -85,10 +120,13 @@ impl Source for PubSub {
             subscription: &mut self.subscription,
             pauses: &mut self.pauses,
             shared: &self.shared,
+            tasks: &self.tasks,
+            away: &mut self.away,
         };
         if !self.ended {
             // Unconstrained: the turn of the driver must not come before its queue is empty.
             self.ended = self.runtime.block_on(unconstrained(reading.fill(&mut batch)));
+            self.away.since = Some(Instant::now());
             self.shared.received.fetch_add(batch.received, Ordering::Relaxed);
             if batch.received > 0 {
                 return Read::Deliveries;
@@ -205,22 +243,28 @@ struct Reading<'a> {
     client: &'a RedisClient,
     subscription: &'a mut Option<Subscription>,
     pauses: &'a mut Pauses,
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
+    tasks: &'a Handle,
+    away: &'a mut Away,
 }
 
 impl Reading<'_> {
     /// Waits until there is something, and takes it. True if nothing will follow.
     async fn fill(mut self, batch: &mut Batch<'_>) -> bool {
+        self.away.back();
+        let mut lost_away = None;
         // The reader may have been away for long, and the driver with it: an answer that is late proves nothing.
         if let Some(subscription) = self.subscription.as_mut() {
             subscription.ping = Ping::later();
         }
         while batch.received == 0 {
             let Some(subscription) = self.subscription.as_mut() else {
-                if self.subscribe(batch.channels).await {
-                    continue;
+                if !self.subscribe(batch.channels).await {
+                    return true;
                 }
-                return true;
+                let (shared, client, away) = (Arc::clone(self.shared), self.client.clone(), lost_away.take());
+                self.tasks.spawn(async move { shared.overruns.look(&client, away).await });
+                continue;
             };
             let Subscription { stream, sink, ping, .. } = subscription;
             let lost = tokio::select! {
@@ -240,7 +284,10 @@ impl Reading<'_> {
                 *self.pauses = self.client.pauses();
             }
             *self.subscription = None;
-            self.shared.standing.lost(lost);
+            // What was published since the reading stopped may have been dropped with the buffer of the subscription.
+            let stopped = self.away.before_loss();
+            lost_away = stopped.map(|since| since.elapsed());
+            self.shared.standing.lost_since(stopped.unwrap_or_else(Instant::now), lost);
             warn!(redis = self.client.address(), reason = lost, "subscription lost, will subscribe again");
         }
         false
@@ -309,6 +356,7 @@ struct Shared {
     stop: Stop,
     received: AtomicU64,
     standing: Standing,
+    overruns: Overruns,
 }
 
 impl Control for Shared {
@@ -322,6 +370,7 @@ impl Control for Shared {
     fn finish(&self, _deadline: std::time::Instant) {}
 
     fn status(&self) -> Status {
-        Status { received: self.received.load(Ordering::Relaxed), ..self.standing.status() }
+        let (received, overruns) = (self.received.load(Ordering::Relaxed), self.overruns.count());
+        Status { received, overruns, ..self.standing.status() }
     }
 }

@@ -37,9 +37,14 @@ impl Standing {
 
     /// Nothing can arrive from now on.
     pub(super) fn lost(&self, reason: &str) {
+        self.lost_since(Instant::now(), reason);
+    }
+
+    /// Nothing could arrive since then.
+    pub(super) fn lost_since(&self, since: Instant, reason: &str) {
         let mut connection = self.lock();
         connection.connected = false;
-        connection.lost_at = Some(Instant::now());
+        connection.lost_at = Some(since);
         connection.last_error = Some(reason.to_owned());
     }
 

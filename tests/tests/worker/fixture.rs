@@ -72,7 +72,7 @@ impl Fixture {
         let client = client.expect("a Redis URL");
         let rows = EventRows::default();
         let channels = rows.channels().map(ToOwned::to_owned).collect::<Vec<_>>();
-        let pubsub = PubSub::new(client.clone(), channels).expect("make a source");
+        let pubsub = PubSub::new(client.clone(), channels, runtime.handle()).expect("make a source");
         let parts = Parts {
             sources: vec![Box::new(pubsub) as Box<dyn Source>],
             rows,
