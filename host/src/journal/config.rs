@@ -100,7 +100,8 @@ impl Config {
             problems.push(("max_bytes", "`journal.max_bytes` is below 1MiB; raise it".to_owned()));
         }
         if self.sync_interval > LONGEST_SYNC_INTERVAL {
-            let message = "`journal.sync_interval` is above 50ms, and what arrives would be at risk for longer; lower it";
+            let message =
+                "`journal.sync_interval` is above 50ms, and what arrives would be at risk for longer; lower it";
             problems.push(("sync_interval", message.to_owned()));
         }
         if self.path.as_os_str().is_empty() {

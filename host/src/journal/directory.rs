@@ -28,9 +28,7 @@ const SUFFIX: &str = ".segment";
 #[derive(Debug, Error)]
 pub enum JournalError {
     /// Another worker has it.
-    #[error(
-        "the journal `{path}` is in use by another worker{process}; give each worker a `journal.path` of its own"
-    )]
+    #[error("the journal `{path}` is in use by another worker{process}; give each worker a `journal.path` of its own")]
     InUse {
         /// Its directory.
         path: PathBuf,
@@ -98,14 +96,16 @@ impl Directory {
             Err(TryLockError::WouldBlock) => {
                 let mut process = String::new();
                 let _ = lock.read_to_string(&mut process);
-                let process = process.trim().parse::<u32>().map_or_else(|_| String::new(), |id| format!(" (process {id})"));
+                let process =
+                    process.trim().parse::<u32>().map_or_else(|_| String::new(), |id| format!(" (process {id})"));
                 return Err(JournalError::InUse { path: path.to_path_buf(), process });
             }
             Err(TryLockError::Error(error)) => {
                 warn!(path = %path.display(), %error, "the file system has no locks; see that no other worker uses this journal");
             }
         }
-        let written = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id()));
+        let written =
+            lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id()));
         // Only a courtesy, and a full disk is no reason not to start.
         let _ = written;
         Ok(Self { path: path.to_path_buf(), _lock: lock })
@@ -279,7 +279,8 @@ mod tests {
     fn only_segments_are_taken_for_segments() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let name = SegmentName { number: 7, salt: 0xab };
-        for file in ["dead-letters.jsonl", "lock", "x.segment", "1-zz.segment", "18446744073709551615-00000001.segment"] {
+        for file in ["dead-letters.jsonl", "lock", "x.segment", "1-zz.segment", "18446744073709551615-00000001.segment"]
+        {
             fs::write(directory.path().join(file), "x").expect("it is writable");
         }
         fs::create_dir(directory.path().join("0000000001-00000001.segment")).expect("it is writable");

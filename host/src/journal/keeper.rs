@@ -64,7 +64,8 @@ impl Keeper {
     /// Waits until there is something to do, and for what shares its sync. True if this is the end.
     fn wait(&self) -> bool {
         let mut state = self.journal.lock();
-        while state.unsynced.is_empty() && !state.ledger.has_changed() && state.sync_problem.is_none() && !state.ending {
+        while state.unsynced.is_empty() && !state.ledger.has_changed() && state.sync_problem.is_none() && !state.ending
+        {
             state.keeper_waits = true;
             let waited = self.journal.work.wait_timeout(state, PRUNE_EVERY).unwrap_or_else(PoisonError::into_inner);
             state = waited.0;
@@ -151,12 +152,20 @@ impl Keeper {
         outcome
     }
 
-    fn try_write_settled(&self, settled: Option<&[(u64, u64)]>, done: &[(super::directory::SegmentName, u64)]) -> io::Result<()> {
+    fn try_write_settled(
+        &self,
+        settled: Option<&[(u64, u64)]>,
+        done: &[(super::directory::SegmentName, u64)],
+    ) -> io::Result<()> {
         let directory = &self.journal.directory;
         let written = settled.map_or(Ok(()), |settled| directory.write_settled(settled, !done.is_empty()));
         // On a full disk it is the removal that makes room.
         for (name, _) in done {
-            if self.journal.config.archive { directory.archive(*name)? } else { directory.remove(*name)? }
+            if self.journal.config.archive {
+                directory.archive(*name)?
+            } else {
+                directory.remove(*name)?
+            }
             self.journal.lock().ledger.removed(name.number);
         }
         self.journal.freed.notify_all();

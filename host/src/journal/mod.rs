@@ -283,11 +283,7 @@ pub fn unwritable(config: &Config) -> Option<JournalError> {
 }
 
 /// A segment that is known to have been there and was not removed by a worker.
-fn report_missing(
-    settled: &BTreeMap<u64, u64>,
-    segments: &[(directory::SegmentName, u64)],
-    state: &mut State,
-) {
+fn report_missing(settled: &BTreeMap<u64, u64>, segments: &[(directory::SegmentName, u64)], state: &mut State) {
     for number in settled.keys().filter(|number| !segments.iter().any(|(name, _)| name.number == **number)) {
         state.damaged(0);
         error!(segment = number, "a segment of the journal is missing, what it held and was not stored is lost");

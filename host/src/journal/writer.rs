@@ -179,7 +179,9 @@ impl Writer {
         match held {
             Held::Full => {
                 let most = units::size_text(self.journal.config.max_bytes);
-                format!("it holds {most} that is not stored yet; see why storage falls behind, or raise `journal.max_bytes`")
+                format!(
+                    "it holds {most} that is not stored yet; see why storage falls behind, or raise `journal.max_bytes`"
+                )
             }
             Held::Failed(cause) => format!("cannot write: {cause}; {}", remedy(cause)),
         }

@@ -44,13 +44,7 @@ impl Journaled {
     #[must_use]
     pub fn new(source: Box<dyn Source>, (journal, writer, reader): (Arc<Journal>, Writer, Reader)) -> Self {
         let control = Arc::new(JournaledControl { inner: source.control(), journal });
-        Self {
-            name: source.name(),
-            control,
-            reader,
-            recorder: Recorder::Waiting(source, writer),
-            recorded: Vec::new(),
-        }
+        Self { name: source.name(), control, reader, recorder: Recorder::Waiting(source, writer), recorded: Vec::new() }
     }
 
     fn start_recorder(&mut self) -> io::Result<()> {

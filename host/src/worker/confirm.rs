@@ -98,8 +98,15 @@ struct State {
 
 impl Outbox {
     pub(super) fn new(limit: usize, kept: usize) -> Self {
-        let state =
-            State { chunks: VecDeque::new(), count: 0, kept: 0, connected: true, closed: false, aborted: false, waiting: 0 };
+        let state = State {
+            chunks: VecDeque::new(),
+            count: 0,
+            kept: 0,
+            connected: true,
+            closed: false,
+            aborted: false,
+            waiting: 0,
+        };
         Self { state: Mutex::new(state), filled: Notify::new(), freed: Condvar::new(), limit, kept }
     }
 

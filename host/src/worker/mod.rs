@@ -236,7 +236,9 @@ impl Worker {
             let Left { deliveries, confirmations, kept } = left;
             warn!(
                 deliveries,
-                confirmations, kept, "not drained in time; what is kept by the journal or a stream comes again, the rest is lost"
+                confirmations,
+                kept,
+                "not drained in time; what is kept by the journal or a stream comes again, the rest is lost"
             );
         }
         left
