@@ -9,6 +9,7 @@ pub mod config;
 pub mod error_chain;
 pub mod event;
 pub mod http;
+pub mod letters;
 pub mod plugin;
 pub mod secret;
 pub mod source;
