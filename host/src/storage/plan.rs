@@ -295,6 +295,17 @@ mod tests {
     }
 
     #[test]
+    fn states_and_blobs_of_a_layer_may_be_in_one_exclusive_backend() {
+        let both: &[(&str, &[&str])] = &[("primary", &["s"]), ("blobs", &["s"])];
+        let of = |layer| [layer, ("s", "store", &[][..], json!({ "exclusive": true, "blobs": true }))];
+
+        assert!(plan(&of(("root", "layer", both, json!({})))).is_ok());
+
+        let other = ("root", "layer", &[("shadow", &["s", "s"][..]), ("blobs", &["s"])][..], json!({}));
+        assert!(plan(&of(other)).is_err());
+    }
+
+    #[test]
     fn every_misfit_is_named_with_its_place() {
         let store = |options| ("s", "store", &[][..], options);
         assert_problem(
@@ -342,6 +353,22 @@ mod tests {
             ],
             &["backends", "s"],
             "stands 2 times in the tree",
+        );
+        assert_problem(
+            &[("root", "layer", &[("primary", &["s"]), ("blobs", &["s"])], json!({})), store(json!({}))],
+            &["backends", "root", "children", "blobs"],
+            "`s` keeps no blobs; name a backend that does",
+        );
+        let alone = || store(json!({ "blobs": true, "blobs_alone": true }));
+        assert_problem(
+            &[("root", "layer", &[("primary", &["s"])], json!({})), alone()],
+            &["backends", "root", "children", "primary"],
+            "`s` keeps blobs alone; it can only be `blobs`",
+        );
+        assert_problem(
+            &[("root", "store", &[], json!({ "blobs": true, "blobs_alone": true }))],
+            &["storage", "backend"],
+            "keeps blobs alone, so it can only be below a layer",
         );
         assert_problem(
             &[("root", "store", &[("primary", &["s"])], json!({})), store(json!({}))],
