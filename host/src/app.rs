@@ -22,7 +22,8 @@ use tracing::{error, info, warn};
 
 use self::keeper::Keeper;
 pub use self::keeper::Reread;
-use self::signals::{Signal, Signals};
+use self::signals::Signal;
+pub(crate) use self::signals::Signals;
 use self::waiting::Waiting;
 use crate::config::{Config, ConfigError, Loaded};
 use crate::http::{self, AppState, BindError, Listener, WorkerStatus};
