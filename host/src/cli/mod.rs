@@ -13,6 +13,7 @@ mod plugin;
 mod publish;
 mod reload;
 mod run;
+#[allow(dead_code, reason = "the commands that write follow")]
 mod storage;
 
 use std::ffi::OsString;
