@@ -11,6 +11,7 @@ pub mod event;
 pub mod http;
 pub mod letters;
 pub mod plugin;
+pub mod replay;
 pub mod secret;
 pub mod source;
 pub mod storage;

@@ -61,6 +61,8 @@ async fn serve_with(options: Value, config: Config) -> Served {
             let refused = || ReloadError::Fallback("disk".to_owned());
             Box::pin(async move { if force { Ok(Reloaded::default()) } else { Err(refused()) } })
         }),
+        desk: Desk::new(&DeadLettersConfig::default()),
+        feed: Fed::default().feed(),
     };
     let (state, stop) = (AppState::new(parts, &config), CancellationToken::new());
     let any = SocketAddr::from(([127, 0, 0, 1], 0));

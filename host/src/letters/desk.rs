@@ -241,7 +241,7 @@ impl Desk {
 fn value(text: &str, letter: &Letter, brief: bool) -> io::Result<Value> {
     let mut value: Value = serde_json::from_str(text)?;
     if brief && let Some(object) = value.as_object_mut() {
-        ["payload", "payload_base64", "edited"].map(|key| object.remove(key));
+        object.retain(|key, _| !["payload", "payload_base64", "edited"].contains(&key.as_str()));
         object.insert("payload_bytes".to_owned(), letter.payload.len().into());
         object.insert("is_edited".to_owned(), letter.edited.is_some().into());
     }
@@ -275,7 +275,8 @@ mod tests {
         let desk = desk(&directory, &[b"\xff{", b"other"]);
         let id = letter(b"\xff{").id;
 
-        let edits = [Edit { id: id.clone(), edited: "{}".to_owned() }, Edit { id: "x".to_owned(), edited: String::new() }];
+        let edits =
+            [Edit { id: id.clone(), edited: "{}".to_owned() }, Edit { id: "x".to_owned(), edited: String::new() }];
         let done = desk.edit(&edits, &note(".a")).expect("it is writable");
 
         assert_eq!(done.iter().map(|done| done.outcome).collect::<Vec<_>>(), [DoneOutcome::Edited, DoneOutcome::Gone]);
@@ -283,7 +284,10 @@ mod tests {
         assert_eq!((&*edited.payload, edited.current_payload()), (&b"\xff{"[..], &b"{}"[..]));
         let audit = std::fs::read_to_string(directory.path().join("dead.audit.jsonl")).expect("it is there");
         let audit: Value = serde_json::from_str(audit.trim()).expect("one line of JSON");
-        assert_eq!((&audit["action"], &audit["expression"], &audit["by"]), (&json!("edit"), &json!(".a"), &json!("me")));
+        assert_eq!(
+            (&audit["action"], &audit["expression"], &audit["by"]),
+            (&json!("edit"), &json!(".a"), &json!("me"))
+        );
         assert_eq!((&audit["letter"]["payload_base64"], &audit["edited"]), (&json!("/3s="), &json!("{}")));
     }
 
@@ -299,7 +303,10 @@ mod tests {
         let parked = Filter { state: Some(LetterState::Parked), ..Filter::default() };
         let selected = desk.select(&parked, 10, true).expect("it is readable");
         assert_eq!((selected.matched, &selected.letters[0]["id"]), (1, &json!(b)));
-        assert_eq!((&selected.letters[0]["attempts"], &selected.letters[0]["reason"]), (&json!(3), &json!("wrong_type")));
+        assert_eq!(
+            (&selected.letters[0]["attempts"], &selected.letters[0]["reason"]),
+            (&json!(3), &json!("wrong_type"))
+        );
         assert_eq!(selected.letters[0].get("payload"), None);
         assert!(desk.letters(&[a]).expect("it is readable").is_empty());
     }

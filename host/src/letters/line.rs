@@ -266,7 +266,15 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_neither_is_none() {
-        for line in ["", "{", "{}", "[]", r#"{"id":"a"}"#, r#"{"id":"a","channel":"c","payload":"p"}"#, r#"{"id":"a","action":"x"}"#] {
+        for line in [
+            "",
+            "{",
+            "{}",
+            "[]",
+            r#"{"id":"a"}"#,
+            r#"{"id":"a","channel":"c","payload":"p"}"#,
+            r#"{"id":"a","action":"x"}"#,
+        ] {
             assert_eq!(read(line.as_bytes()), None, "{line}");
         }
     }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{Control, Delivery, Read, Source, Status, Token, now};
@@ -31,7 +32,8 @@ pub struct Handed {
 }
 
 /// What became of a delivery.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// It is stored and confirmed.
     Stored,
@@ -121,7 +123,16 @@ impl Feed {
                 state.next += 1;
                 state.in_hand.insert(token, (Arc::clone(&batch), index));
                 let (token, entry_time) = (Some(Token([token, 0, 0])), time);
-                let delivery = Delivery { channel, payload, received_at, entry_time, event_id, token, is_letter, ..Delivery::default() };
+                let delivery = Delivery {
+                    channel,
+                    payload,
+                    received_at,
+                    entry_time,
+                    event_id,
+                    token,
+                    is_letter,
+                    ..Delivery::default()
+                };
                 state.queue.push_back(delivery);
             }
         }
