@@ -11,6 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, ClientError, escape};
 use super::{AppState, Config, Listener, Parts, WorkerStatus, admin, public};
+use crate::letters::config::DeadLettersConfig;
+use crate::letters::desk::Desk;
+use crate::source::fed::Fed;
 use crate::storage::explain::Setting;
 use crate::storage::testing::{TestBackend, TestPlugins, backends, quick};
 use crate::storage::{Current, Plan, ReloadError, Reloaded};

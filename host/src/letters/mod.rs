@@ -5,7 +5,7 @@
 //! ```
 //! Letters and actions are appended to one file; folded in order they say which letters are open and how. `line.rs` is the
 //! form of a line, `log.rs` the file, its lock and its compaction, `fold.rs` what the lines come to, `desk.rs` what can be
-//! done with letters, `retry.rs` how they go through the worker again. For operators: `docs/dead-letters.md`; why: ADR 17.
+//! done with letters, `retry.rs` how they go through the worker again. For operators: `docs/dead-letters.md`.
 
 pub mod config;
 pub mod desk;

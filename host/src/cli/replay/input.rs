@@ -29,7 +29,7 @@ pub(super) type Found = (Place, Result<Record, String>);
 /// An input, read from its beginning or from where a replay before ended.
 pub(super) enum Input {
     Lines { reader: BufReader<File>, offset: u64, line: u64 },
-    Stream(Range),
+    Stream(Box<Range>),
 }
 
 impl Input {

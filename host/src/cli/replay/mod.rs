@@ -242,7 +242,7 @@ fn open(arguments: &Arguments, config: &Config) -> anyhow::Result<Input> {
             let client = RedisClient::new(&config.redis).map_err(|error| UsageError(error.to_string()))?;
             let (from, to) = (stream_end("--from", &arguments.from)?, stream_end("--to", &arguments.to)?);
             let connection = client.blocking_connection()?;
-            Ok(Input::Stream(Range::new(connection, key, &from, &to, &config.source.streams)))
+            Ok(Input::Stream(Box::new(Range::new(connection, key, &from, &to, &config.source.streams))))
         }
         (None, Some(path)) if path.as_os_str() != "-" => Input::file(path),
         (None, _) => Input::standard(),
