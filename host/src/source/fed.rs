@@ -136,6 +136,8 @@ impl Feed {
                 state.queue.push_back(delivery);
             }
         }
+        // Only what is in hand holds it from here on, so that the end of the worker ends the wait.
+        drop(batch);
         self.shared.changed.notify_all();
         settled.await.map_err(|_| Ended)
     }
