@@ -17,6 +17,7 @@ mod reload;
 mod shutdown;
 mod sqlite;
 mod streams;
+mod tiered;
 
 use std::time::Duration;
 
