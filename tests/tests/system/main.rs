@@ -19,6 +19,7 @@ mod replay;
 mod shutdown;
 mod sqlite;
 mod streams;
+mod tiered;
 
 use std::time::Duration;
 
