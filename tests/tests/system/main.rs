@@ -9,6 +9,7 @@ mod kept_whole;
 mod kill;
 mod kit;
 mod lifecycles;
+mod mirror;
 mod models;
 mod postgres;
 mod reading;
