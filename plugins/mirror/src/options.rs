@@ -110,7 +110,14 @@ impl Options {
 }
 
 fn roles() -> Vec<Role> {
-    let role = |name: &str, many| Role { name: name.to_owned(), required: true, many, evicting: false, durable: false };
+    let role = |name: &str, many| Role {
+        name: name.to_owned(),
+        required: true,
+        many,
+        evicting: false,
+        durable: false,
+        blobs: false,
+    };
     vec![role(role::PRIMARY, false), role(role::SHADOW, true)]
 }
 
