@@ -5,6 +5,7 @@
 mod bridge;
 mod check;
 mod completions;
+mod dead_letters;
 mod explain;
 mod get;
 mod list;
@@ -12,6 +13,7 @@ mod output;
 mod plugin;
 mod publish;
 mod reload;
+mod replay;
 mod run;
 #[allow(dead_code, reason = "the commands that write follow")]
 mod storage;
@@ -94,6 +96,8 @@ enum Command {
     List(list::Arguments),
     Plugin(plugin::Arguments),
     Publish(publish::Arguments),
+    DeadLetters(dead_letters::Arguments),
+    Replay(replay::Arguments),
     Reload(reload::Arguments),
     Completions(completions::Arguments),
 }
@@ -149,6 +153,8 @@ impl Command {
             Self::List(arguments) => list::run(arguments, global),
             Self::Plugin(arguments) => plugin::run(arguments, global),
             Self::Publish(arguments) => publish::run(arguments, global),
+            Self::DeadLetters(arguments) => dead_letters::run(arguments, global),
+            Self::Replay(arguments) => replay::run(arguments, global),
             Self::Reload(arguments) => reload::run(arguments, global),
             Self::Completions(arguments) => completions::run(arguments),
         }
