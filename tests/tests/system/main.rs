@@ -10,6 +10,7 @@ mod kill;
 mod kit;
 mod letters;
 mod lifecycles;
+mod mirror;
 mod models;
 mod postgres;
 mod reading;

@@ -16,14 +16,14 @@ use storage_worker_tests::worker::{Setup, Worker};
 use crate::SOON;
 
 /// What `storage-worker reload` answered.
-struct Answer {
-    code: Option<i32>,
-    output: Value,
-    error: String,
+pub(crate) struct Answer {
+    pub(crate) code: Option<i32>,
+    pub(crate) output: Value,
+    pub(crate) error: String,
 }
 
 /// Writes the configuration of the set-up and has the worker read it.
-fn reload(setup: &Setup, worker: &Worker, arguments: &[&str]) -> Answer {
+pub(crate) fn reload(setup: &Setup, worker: &Worker, arguments: &[&str]) -> Answer {
     let listen = format!("admin.listen={}", worker.admin_address());
     let arguments = [&["reload", "--output", "json", "--set", &listen], arguments].concat();
     let output = setup.command(&arguments).output().expect("the command runs");
