@@ -229,7 +229,8 @@ pub struct Opening {
     /// Until when `open` should be back.
     pub deadline: Instant,
     /// A command opens it only to read: nothing is made that was not there, nothing migrated. What cannot
-    /// be opened without that is refused as `Configuration`. Only calls that read follow.
+    /// be opened without that is refused as `Configuration`. Only `get`, `list`, `counts`, `get_blob`, `scan_blobs`,
+    /// `health` and `close` follow.
     pub read_only: bool,
     /// The way to the host's metrics; logs are `tracing` events.
     pub host: crate::plugin_host::Host,

@@ -113,6 +113,7 @@ fn far_side_away(trial: &Trial<'_>) -> Result<(), Unmet> {
             format!("`{}`: {error}", error.kind)
         })
     };
+    let away = away.map_err(|error| Unmet::NotRun(format!("there is no place to store in: {error}")))?;
     let backend = match away.open() {
         Err(error) => return judge("open", &error),
         Ok(backend) => backend,
