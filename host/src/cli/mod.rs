@@ -2,8 +2,10 @@
 //!
 //! Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration.
 
+mod bridge;
 mod check;
 mod completions;
+mod dead_letters;
 mod explain;
 mod get;
 mod list;
@@ -11,7 +13,9 @@ mod output;
 mod plugin;
 mod publish;
 mod reload;
+mod replay;
 mod run;
+#[allow(dead_code, reason = "the commands that write follow")]
 mod storage;
 
 use std::ffi::OsString;
@@ -65,11 +69,11 @@ struct Global {
     #[arg(long, global = true, help_heading = GLOBAL, value_enum, default_value_t, value_name = "FORMAT")]
     output: Output,
 
-    /// What log lines look like [default: json for run, else pretty]
+    /// What log lines look like [default: json for run and bridge, else pretty]
     #[arg(long, global = true, help_heading = GLOBAL, value_enum, value_name = "FORMAT")]
     log_format: Option<LogFormatArgument>,
 
-    /// What is logged: error, warn, info, debug, trace, or a filter [default: info for run, else warn]
+    /// What is logged: error, warn, info, debug, trace, or a filter [default: info for run and bridge, else warn]
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "LEVEL", env = "RUST_LOG", hide_env_values = true)]
     log_level: Option<String>,
 }
@@ -85,12 +89,15 @@ enum LogFormatArgument {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Arguments),
+    Bridge(bridge::Arguments),
     Check(check::Arguments),
     Explain(explain::Arguments),
     Get(get::Arguments),
     List(list::Arguments),
     Plugin(plugin::Arguments),
     Publish(publish::Arguments),
+    DeadLetters(dead_letters::Arguments),
+    Replay(replay::Arguments),
     Reload(reload::Arguments),
     Completions(completions::Arguments),
 }
@@ -112,7 +119,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let command = cli.command.unwrap_or_else(|| Command::Run(run::Arguments::default()));
-    let started = cli.global.start_logging(matches!(command, Command::Run(_)));
+    let started = cli.global.start_logging(matches!(command, Command::Run(_) | Command::Bridge(_)));
     match started.map_err(anyhow::Error::from).and_then(|()| command.run(&cli.global)) {
         Ok(code) => code,
         Err(error) => {
@@ -139,12 +146,15 @@ impl Command {
     fn run(&self, global: &Global) -> anyhow::Result<ExitCode> {
         match self {
             Self::Run(arguments) => run::run(arguments, global),
+            Self::Bridge(arguments) => bridge::run(arguments, global),
             Self::Check(arguments) => check::run(arguments, global),
             Self::Explain(arguments) => explain::run(arguments, global),
             Self::Get(arguments) => get::run(arguments, global),
             Self::List(arguments) => list::run(arguments, global),
             Self::Plugin(arguments) => plugin::run(arguments, global),
             Self::Publish(arguments) => publish::run(arguments, global),
+            Self::DeadLetters(arguments) => dead_letters::run(arguments, global),
+            Self::Replay(arguments) => replay::run(arguments, global),
             Self::Reload(arguments) => reload::run(arguments, global),
             Self::Completions(arguments) => completions::run(arguments),
         }
@@ -162,9 +172,9 @@ impl Global {
         Loaded::load(self.file(), &Environment::of_process(), &self.settings)
     }
 
-    /// The worker logs for programs, to standard output; the other commands answer there and log for people.
-    fn start_logging(&self, is_worker: bool) -> Result<(), TelemetryError> {
-        let (format, output, level) = match is_worker {
+    /// What runs on and on logs for programs, to standard output; the other commands answer there and log for people.
+    fn start_logging(&self, runs_on: bool) -> Result<(), TelemetryError> {
+        let (format, output, level) = match runs_on {
             true => (LogFormat::Json, LogOutput::Stdout, "info"),
             false => (LogFormat::Pretty, LogOutput::Stderr, "warn"),
         };

@@ -15,6 +15,7 @@ use super::deadline::{Missed, within};
 use super::fit;
 use super::plugin::{About, Plugin, PluginSource};
 use super::problem::{Problem, Problems};
+use crate::suggest::suggest;
 
 /// A tree of backends that fit together. Children stand before their parents, the root last.
 #[derive(Debug)]
@@ -72,25 +73,34 @@ impl Plan {
     /// # Errors
     /// Everything that is wrong with it, at once.
     pub fn of(config: &Config, backends: &Backends, plugins: &dyn PluginSource) -> Result<Self, Problems> {
-        let mut planner = Planner {
-            config,
-            backends,
-            plugins,
-            nodes: Vec::new(),
-            done: BTreeMap::new(),
-            problems: Problems::default(),
-        };
-        for (path, message) in config::problems(config, backends) {
-            planner.problems.0.push(Problem { path, message });
-        }
+        let mut planner = Planner::new(config, backends, plugins);
         if let Some(root) = planner.visit(&config.backend, &mut Vec::new()) {
             fit::check_sharing(&planner.nodes, &mut planner.problems);
             fit::check_root(&planner.nodes, root, config, &mut planner.problems);
         }
-        if planner.problems.0.is_empty() {
-            return Ok(Self { nodes: planner.nodes, config: config.clone(), read_only: false });
+        planner.end()
+    }
+
+    /// Makes sense of some backends of a configuration and what is below them, for a command that opens them by itself.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them, at once.
+    pub fn of_some(
+        config: &Config,
+        backends: &Backends,
+        plugins: &dyn PluginSource,
+        names: &[&str],
+    ) -> Result<Self, Problems> {
+        let mut planner = Planner::new(config, backends, plugins);
+        for name in names {
+            if !backends.contains_key(*name) {
+                let known = suggest(name, backends.keys().map(String::as_str), "there are");
+                planner.problems.add(name, &[], format!("there is no backend `{name}`; {known}"));
+            }
+            planner.visit(name, &mut Vec::new());
         }
-        Err(planner.problems)
+        fit::check_sharing(&planner.nodes, &mut planner.problems);
+        planner.end()
     }
 
     /// The same plan for a command that only reads: nothing is made that was not there.
@@ -139,7 +149,21 @@ struct Planner<'a> {
     problems: Problems,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    fn new(config: &'a Config, backends: &'a Backends, plugins: &'a dyn PluginSource) -> Self {
+        let problems = config::problems(config, backends);
+        let problems = problems.into_iter().map(|(path, message)| Problem { path, message }).collect();
+        let (nodes, done) = (Vec::new(), BTreeMap::new());
+        Self { config, backends, plugins, nodes, done, problems: Problems(problems) }
+    }
+
+    fn end(self) -> Result<Plan, Problems> {
+        if self.problems.0.is_empty() {
+            return Ok(Plan { nodes: self.nodes, config: self.config.clone(), read_only: false });
+        }
+        Err(self.problems)
+    }
+
     /// Plans a backend and all below it. None if there are problems with it, which are noted then.
     fn visit(&mut self, name: &str, above: &mut Vec<String>) -> Option<usize> {
         // Unknown names and circles are found by `config::problems`.
@@ -271,6 +295,17 @@ mod tests {
     }
 
     #[test]
+    fn states_and_blobs_of_a_layer_may_be_in_one_exclusive_backend() {
+        let both: &[(&str, &[&str])] = &[("primary", &["s"]), ("blobs", &["s"])];
+        let of = |layer| [layer, ("s", "store", &[][..], json!({ "exclusive": true, "blobs": true }))];
+
+        assert!(plan(&of(("root", "layer", both, json!({})))).is_ok());
+
+        let other = ("root", "layer", &[("shadow", &["s", "s"][..]), ("blobs", &["s"])][..], json!({}));
+        assert!(plan(&of(other)).is_err());
+    }
+
+    #[test]
     fn every_misfit_is_named_with_its_place() {
         let store = |options| ("s", "store", &[][..], options);
         assert_problem(
@@ -318,6 +353,22 @@ mod tests {
             ],
             &["backends", "s"],
             "stands 2 times in the tree",
+        );
+        assert_problem(
+            &[("root", "layer", &[("primary", &["s"]), ("blobs", &["s"])], json!({})), store(json!({}))],
+            &["backends", "root", "children", "blobs"],
+            "`s` keeps no blobs; name a backend that does",
+        );
+        let alone = || store(json!({ "blobs": true, "blobs_alone": true }));
+        assert_problem(
+            &[("root", "layer", &[("primary", &["s"])], json!({})), alone()],
+            &["backends", "root", "children", "primary"],
+            "`s` keeps blobs alone; it can only be `blobs`",
+        );
+        assert_problem(
+            &[("root", "store", &[], json!({ "blobs": true, "blobs_alone": true }))],
+            &["storage", "backend"],
+            "keeps blobs alone, so it can only be below a layer",
         );
         assert_problem(
             &[("root", "store", &[("primary", &["s"])], json!({})), store(json!({}))],

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const ARRIVAL: Arrival = Arrival { received_at: 1_000, entry_time: None };
+const ARRIVAL: Arrival<'_> = Arrival { received_at: 1_000, entry_time: None, event_id: None };
 
 fn row(status: Status, require: &[&str]) -> EventRow {
     EventRow::for_test(status, require)
@@ -188,7 +188,7 @@ fn bytes_that_are_no_text_and_payloads_too_large_are_rejected() {
 
 #[test]
 fn an_event_without_a_time_has_that_of_its_entry_or_of_its_arrival() {
-    let from_stream = Arrival { received_at: 1, entry_time: Some(2) };
+    let from_stream = Arrival { received_at: 1, entry_time: Some(2), event_id: None };
     let time = |arrival| {
         let event = decode("c", &row(Status::Queued, &[]), br#"{"eval_id":"a"}"#, arrival, &Limits::default());
         event.expect("it is valid").time

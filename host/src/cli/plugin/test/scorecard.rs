@@ -211,6 +211,7 @@ fn claims(capabilities: &Capabilities) -> String {
         list_by_created,
         counts,
         blobs,
+        states,
         prune,
         parallel_calls,
     } = capabilities;
@@ -222,7 +223,7 @@ fn claims(capabilities: &Capabilities) -> String {
         (*list_by_created, "lists newest first"),
         (*counts, "counts"),
         (*prune, "prune"),
-        (*blobs, "blobs"),
+        (*blobs, if *states { "blobs" } else { "blobs alone" }),
     ];
     let claimed: Vec<&str> = all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect();
     format!("claims: {}, {parallel_calls} calls at once", claimed.join(", "))
