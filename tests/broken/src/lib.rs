@@ -332,7 +332,7 @@ impl Backend for Broken {
                 Some(_) => {
                     states.remove(&id);
                     firsts.remove(&id);
-                    if self.is(Rule::Tombstones) {
+                    if self.is(Rule::Tombstones) && item.digest.is_none() {
                         deleted.insert(id.clone());
                     }
                     gone.push(id);

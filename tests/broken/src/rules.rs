@@ -64,7 +64,7 @@ pub(crate) enum Rule {
     IdsAscending,
     /// Deleted is answered of what was not there.
     DeletedTwice,
-    /// What was deleted never comes back.
+    /// What was deleted without a digest never comes back.
     Tombstones,
     /// In a batch digests are not looked at.
     IgnoresDigest,
