@@ -158,7 +158,7 @@ impl Plan {
         current: Option<&Current>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Tree, OpenError> {
-        let mut tree = Tree::new(&self.config);
+        let mut tree = Tree::new(&self.config, self.read_only);
         for (index, planned) in self.nodes.iter().enumerate() {
             if let Some(guard) = carried.guard(index) {
                 tree.nodes.push(Node::new(self, index, Arc::clone(guard)));

@@ -24,6 +24,8 @@ pub struct Tree {
     /// Children before their layers, the root last.
     pub(crate) nodes: Vec<Node>,
     pub(crate) config: Config,
+    /// It was opened to read, and nothing was merged into it.
+    read_only: bool,
 }
 
 /// An opened backend.
@@ -83,8 +85,8 @@ impl Node {
 }
 
 impl Tree {
-    pub(crate) fn new(config: &Config) -> Self {
-        Self { nodes: Vec::new(), config: config.clone() }
+    pub(crate) fn new(config: &Config, read_only: bool) -> Self {
+        Self { nodes: Vec::new(), config: config.clone(), read_only }
     }
 
     /// The backend that stands for the whole tree.
@@ -153,6 +155,7 @@ impl Tree {
     }
 
     /// Flushes, closes and drops every backend, layers before those below them. Blocks at most for the budget.
+    /// What was opened to read is not flushed.
     ///
     /// Returns what went wrong; whatever it is, the next backend is closed all the same.
     pub fn close(&self, budget: Duration) -> Vec<CloseFailure> {
@@ -165,9 +168,10 @@ impl Tree {
         let mut failures = Vec::new();
         for node in self.nodes.iter().rev().filter(|node| !kept(&node.guard) && !node.guard.is_closed()) {
             let limit = deadline.saturating_duration_since(Instant::now()).min(self.config.close_timeout);
-            let guard = Arc::clone(&node.guard);
+            let (guard, is_flushed) = (Arc::clone(&node.guard), !self.read_only);
             let instance = Arc::clone(guard.instance());
-            let reasons = match within("close", limit + GRACE, &|| false, move || end(&guard, limit), drop) {
+            let reasons = match within("close", limit + GRACE, &|| false, move || end(&guard, is_flushed, limit), drop)
+            {
                 Ok(reasons) => reasons,
                 Err(Missed::Late | Missed::Stopped) => vec![format!("it did not end within {limit:?}")],
                 Err(Missed::Panicked(message)) => vec![format!("it panicked: {message}")],
@@ -180,10 +184,10 @@ impl Tree {
 }
 
 /// Flush, close and drop of one backend; the flush has half of the time.
-fn end(guard: &Guard, limit: Duration) -> Vec<String> {
+fn end(guard: &Guard, is_flushed: bool, limit: Duration) -> Vec<String> {
     let call = Call::with_budget(limit);
     let mut reasons = Vec::new();
-    if let Err(error) = guard.flush(&call.at_most(limit / 2)) {
+    if is_flushed && let Err(error) = guard.flush(&call.at_most(limit / 2)) {
         reasons.push(format!("flush failed: {error}"));
     }
     if let Err(error) = guard.close(&call) {
