@@ -319,9 +319,8 @@ impl Backend for Broken {
         let mut gone = Vec::new();
         for (item, was_same) in items.iter().zip(were_same) {
             let id = self.key(states, item.id);
-            let is_compared =
-                !(self.is(Rule::IgnoresDigest) && items.len() > 1) && !(self.is(Rule::DigestRace) && was_same);
-            let digest = item.digest.filter(|_| is_compared);
+            let is_ignored = self.is(Rule::IgnoresDigest) && items.len() > 1 || self.is(Rule::DigestRace) && was_same;
+            let digest = item.digest.filter(|_| !is_ignored);
             if digest.is_some() && items.len() > 1 && self.is(Rule::Aborts) && states.contains_key(&id) {
                 std::process::abort();
             }
