@@ -5,16 +5,20 @@
 mod bridge;
 mod check;
 mod completions;
+mod copy;
+mod diff;
 mod explain;
 mod get;
 mod list;
 mod output;
 mod plugin;
+mod progress;
+mod prune;
 mod publish;
 mod reload;
 mod run;
-#[allow(dead_code, reason = "the commands that write follow")]
 mod storage;
+mod upkeep;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -94,6 +98,9 @@ enum Command {
     List(list::Arguments),
     Plugin(plugin::Arguments),
     Publish(publish::Arguments),
+    Copy(copy::Arguments),
+    Diff(diff::Arguments),
+    Prune(prune::Arguments),
     Reload(reload::Arguments),
     Completions(completions::Arguments),
 }
@@ -149,6 +156,9 @@ impl Command {
             Self::List(arguments) => list::run(arguments, global),
             Self::Plugin(arguments) => plugin::run(arguments, global),
             Self::Publish(arguments) => publish::run(arguments, global),
+            Self::Copy(arguments) => copy::run(arguments, global),
+            Self::Diff(arguments) => diff::run(arguments, global),
+            Self::Prune(arguments) => prune::run(arguments, global),
             Self::Reload(arguments) => reload::run(arguments, global),
             Self::Completions(arguments) => completions::run(arguments),
         }
