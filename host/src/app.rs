@@ -27,10 +27,12 @@ pub(crate) use self::signals::Signals;
 use self::waiting::Waiting;
 use crate::config::{Config, ConfigError, Loaded};
 use crate::http::{self, AppState, BindError, Listener, WorkerStatus};
+use crate::letters::desk::Desk;
 use crate::plugin::Loader;
 use crate::plugin::lock::Lock;
 use crate::secret::redact_url;
 use crate::source::Source;
+use crate::source::fed::Fed;
 use crate::source::pubsub::PubSub;
 use crate::source::redis_client::{RedisClient, RedisClientError};
 use crate::source::streams::Streams;
@@ -191,7 +193,9 @@ impl App {
         // Before anything is received: an address in use must not cost an event.
         let public = Listener::bind("http", config.http.listen).await?;
         let admin = Listener::bind("admin", config.admin.listen).await?;
-        let worker = Arc::new(start_worker(&config, &plan, redis, &current, &metrics)?);
+        let fed = Fed::default();
+        let (feed, desk) = (fed.feed(), Desk::new(&config.dead_letters));
+        let worker = Arc::new(start_worker(&config, &plan, redis, &current, &metrics, fed)?);
         let draining = Arc::new(AtomicBool::new(false));
         info!(
             backend = config.storage.backend,
@@ -220,8 +224,15 @@ impl App {
             let keeper = Arc::clone(&reload);
             Box::pin(async move { keeper.reload(force).await })
         };
-        let parts =
-            http::Parts { storage: current, worker: worker_status, metrics, settings, reload: Box::new(reload) };
+        let parts = http::Parts {
+            storage: current,
+            worker: worker_status,
+            metrics,
+            settings,
+            reload: Box::new(reload),
+            desk,
+            feed,
+        };
         let state = AppState::new(parts, &http);
         for (listener, router) in [(public, http::public(&state)), (admin, http::admin(&state))] {
             // Served until the process ends: health is worth most while the worker drains.
@@ -267,8 +278,9 @@ fn start_worker(
     redis: RedisClient,
     current: &Arc<Current>,
     metrics: &Metrics,
+    fed: Fed,
 ) -> Result<Worker, AppError> {
-    let mut sources: Vec<Box<dyn Source>> = Vec::new();
+    let mut sources: Vec<Box<dyn Source>> = vec![Box::new(fed)];
     if config.source.pubsub.enabled {
         let channels = config.events.channels().map(str::to_owned);
         sources.push(Box::new(PubSub::new(redis.clone(), channels)?));

@@ -21,7 +21,7 @@ pub use self::error::{ConfigError, Problem};
 pub use self::origins::{Origins, Setting};
 pub use self::tree::Origin;
 use crate::storage::config::{BackendConfig, Backends};
-use crate::{event, http, source, storage, worker};
+use crate::{event, http, letters, source, storage, worker};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ pub struct Config {
     /// `[storage]`.
     pub storage: storage::config::Config,
     /// `[dead_letters]`.
-    pub dead_letters: worker::config::DeadLettersConfig,
+    pub dead_letters: letters::config::DeadLettersConfig,
     /// `[backends]`.
     pub backends: Backends,
 }
@@ -59,7 +59,7 @@ impl Default for Config {
             events: event::row::EventRows::default(),
             worker: worker::config::Config::default(),
             storage: storage::config::Config::default(),
-            dead_letters: worker::config::DeadLettersConfig::default(),
+            dead_letters: letters::config::DeadLettersConfig::default(),
             backends: Backends::from([("file".to_owned(), file)]),
         }
     }

@@ -6,6 +6,7 @@ mod bridge;
 mod check;
 mod completions;
 mod copy;
+mod dead_letters;
 mod diff;
 mod explain;
 mod get;
@@ -16,6 +17,7 @@ mod progress;
 mod prune;
 mod publish;
 mod reload;
+mod replay;
 mod run;
 mod storage;
 mod upkeep;
@@ -101,6 +103,8 @@ enum Command {
     Copy(copy::Arguments),
     Diff(diff::Arguments),
     Prune(prune::Arguments),
+    DeadLetters(dead_letters::Arguments),
+    Replay(replay::Arguments),
     Reload(reload::Arguments),
     Completions(completions::Arguments),
 }
@@ -159,6 +163,8 @@ impl Command {
             Self::Copy(arguments) => copy::run(arguments, global),
             Self::Diff(arguments) => diff::run(arguments, global),
             Self::Prune(arguments) => prune::run(arguments, global),
+            Self::DeadLetters(arguments) => dead_letters::run(arguments, global),
+            Self::Replay(arguments) => replay::run(arguments, global),
             Self::Reload(arguments) => reload::run(arguments, global),
             Self::Completions(arguments) => completions::run(arguments),
         }

@@ -3,12 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::wire::MAX_BODY_BYTES;
 
 /// Beyond the worker's own timeout for reads, so that its answer is what people see.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Beyond the worker's own patience with what it was handed.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A worker that may be running.
 #[derive(Clone, Debug)]
@@ -79,6 +83,19 @@ impl Client {
             (200, Ok(value)) => Ok(value),
             (status, body) => Err(self.refused(status, body)),
         }
+    }
+
+    /// Sends something to be done and gives what the worker answers, once it is done.
+    ///
+    /// # Errors
+    /// As of [`Self::post`].
+    pub fn ask<T: DeserializeOwned>(&self, path: &str, body: &[u8]) -> Result<T, ClientError> {
+        let (status, answer) = self.call(path, body, PATIENCE)?;
+        if status == 200 {
+            return self.understood(serde_json::from_slice(&answer));
+        }
+        let body = serde_json::from_slice(&answer).map_err(|_| String::from_utf8_lossy(&answer).into_owned());
+        Err(self.refused(status, body))
     }
 
     /// Sends a body and answers the status and the body of the answer, whatever they are.

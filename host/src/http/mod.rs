@@ -1,6 +1,6 @@
 //! What the worker answers over HTTP: health, metrics and reading for anyone, and more on the admin listener.
 //!
-//! `listener.rs` serves connections, `health.rs`, `reading.rs` and `backends.rs` answer, `calls.rs` keeps a plugin that
+//! `listener.rs` serves connections, `health.rs`, `reading.rs`, `handing.rs` and `backends.rs` answer, `calls.rs` keeps a plugin that
 //! hangs from hanging anything else. `client.rs` is how the commands ask a worker that runs, `remote.rs` how they call one
 //! of its backends.
 
@@ -10,6 +10,7 @@ mod backends;
 mod calls;
 pub mod client;
 pub mod config;
+pub mod handing;
 mod health;
 mod listener;
 mod reading;
@@ -35,6 +36,8 @@ pub use self::health::WorkerStatus;
 pub use self::listener::{BindError, Listener};
 pub(crate) use self::reading::parse_time;
 pub use self::wire::BackendEntry;
+use crate::letters::desk::Desk;
+use crate::source::fed::Feed;
 use crate::storage::explain::Setting;
 use crate::storage::{Current, ReloadError, Reloaded};
 use crate::telemetry::metrics::{CONTENT_TYPE as METRICS_TYPE, Metrics};
@@ -55,6 +58,10 @@ pub struct Parts {
     pub settings: Arc<RwLock<Vec<Setting>>>,
     /// Changes storage to what the configuration says now; by force also if that drops what is stored nowhere else.
     pub reload: Box<dyn Fn(bool) -> Reloading + Send + Sync>,
+    /// Where dead letters are worked on.
+    pub desk: Desk,
+    /// What is handed over goes through the worker.
+    pub feed: Feed,
 }
 
 /// A reload under way.
@@ -102,6 +109,12 @@ pub fn admin(state: &AppState) -> Router {
     let router = common()
         .route("/explain", get(admin::explain))
         .route("/reload", post(admin::reload))
+        .route("/dead-letters/select", post(handing::select))
+        .route("/dead-letters/edit", post(handing::edit))
+        .route("/dead-letters/drop", post(handing::drop_letters))
+        .route("/dead-letters/retry", post(handing::retry))
+        .route("/dead-letters/settle", post(handing::settle))
+        .route("/replay", post(handing::replay))
         .route("/backends", get(backends::all))
         .route("/backends/{name}", get(backends::one))
         .route("/backends/{name}/{call}", post(backends::call));
