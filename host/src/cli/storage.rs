@@ -111,7 +111,12 @@ impl Storage {
         self.backends.first().expect("there is one for each name that was asked for")
     }
 
-    /// A call of the time that the configuration gives it.
+    /// What the configuration lets a call take.
+    pub(crate) fn call_timeout(&self) -> Duration {
+        self.call_timeout
+    }
+
+    /// A call of that time.
     pub(crate) fn call(&self) -> Call {
         Call::with_budget(self.call_timeout)
     }
