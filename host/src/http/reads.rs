@@ -45,12 +45,13 @@ impl Reads {
         current: &Current,
         work: impl FnOnce(&Tree, &Call) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, Refused> {
-        let tree = current.tree().map_err(|reason| Refused::Unavailable(reason, None))?;
         let deadline = Instant::now() + self.timeout;
         let place = timeout_at(deadline.into(), Arc::clone(&self.places).acquire_owned()).await;
         let Ok(Ok(place)) = place else {
             return Err(self.too_late("storage is busy with other reads and had no place for this one"));
         };
+        // Not before, since the tree may be changed while a read waits for its place.
+        let tree = current.tree().map_err(|reason| Refused::Unavailable(reason, None))?;
         let call = Call { deadline, attempt: 0 };
         let running = tokio::task::spawn_blocking(move || {
             let _place = place;

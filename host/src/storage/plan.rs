@@ -13,6 +13,7 @@ use storage_plugin_api::{Capabilities, ChildDescription, Description, Error};
 use super::config::{self, BackendConfig, Backends, BreakerConfig, Config};
 use super::deadline::{Missed, within};
 use super::fit;
+use super::inside::Inside;
 use super::plugin::{About, Plugin, PluginSource};
 use super::problem::{Problem, Problems};
 
@@ -50,6 +51,10 @@ impl Identity {
     /// The same plugin, built from other sources or in another way.
     pub(crate) fn is_other_build_of(&self, other: &Self) -> bool {
         self.plugin.0 == other.plugin.0 && self.plugin != other.plugin
+    }
+
+    pub(crate) fn options(&self) -> &Value {
+        &self.options
     }
 
     /// As far as can be told without knowing the plugin: what the one has stored the other finds.
@@ -210,12 +215,22 @@ impl Planner<'_> {
         options: &Value,
         children: Vec<ChildDescription>,
     ) -> Result<Description, String> {
+        let about = plugin.about();
+        let inside = Inside::to_check(plugin);
+        let hangs = inside.is_none();
         let work = {
             let (plugin, name, options) = (Arc::clone(plugin), name.to_owned(), options.clone());
-            move || plugin.check(&name, &options, &children)
+            move || {
+                let _inside = inside;
+                plugin.check(&name, &options, &children)
+            }
         };
-        let about = plugin.about();
         let plugin = format!("plugin `{}` {}", about.name, about.version);
+        if hangs {
+            return Err(format!(
+                "`backends.{name}`: {plugin} has not answered yet what it was asked about its options before; restart the worker, and report this to the plugin's author"
+            ));
+        }
         let limit = self.config.open_timeout;
         match within("check", limit, &|| false, work, drop::<Result<Description, Error>>) {
             Ok(Ok(description)) => Ok(description),
