@@ -58,7 +58,7 @@ fn a_fallback_with_something_in_it_is_dropped_or_moved_only_by_force() {
         confirmations.take();
         assert_eq!(confirmation.text("backend"), backend, "{confirmation:?}");
     };
-    tell("before-1", "far");
+    tell("before-1", "files");
     take_away(&setup);
     tell("away-1", "disk");
     let [disk, elsewhere] = ["disk", "elsewhere"].map(|name| setup.path(name).display().to_string());

@@ -119,7 +119,7 @@ fn a_changed_layer_stands_over_the_same_children_and_readers_notice_nothing() {
     let first = confirmations.received()[0].text("eval_id").to_owned();
 
     let (address, stop) = (worker.http().clone(), AtomicBool::new(false));
-    let reads = std::thread::scope(|scope| {
+    let (reads, _setup) = std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
             let mut reads = 0;
             while !stop.load(Ordering::Relaxed) {
@@ -135,7 +135,7 @@ fn a_changed_layer_stands_over_the_same_children_and_readers_notice_nothing() {
             assert_eq!((&answer["opened"], &answer["closed"]), (&json!(["main"]), &json!(["main"])));
         }
         stop.store(true, Ordering::Relaxed);
-        reader.join().expect("every read was answered")
+        (reader.join().expect("every read was answered"), setup)
     });
     let received = load.stop();
 
