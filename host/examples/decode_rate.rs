@@ -48,7 +48,7 @@ fn measure(payloads: &[String], mut call: impl FnMut(&[u8])) -> u128 {
 
 fn main() {
     let (rows, limits) = (EventRows::default(), Limits::default());
-    let arrival = Arrival { received_at: 1_700_000_000_000_000, entry_time: None };
+    let arrival = Arrival { received_at: 1_700_000_000_000_000, entry_time: None, event_id: None };
     for (kind, has_id) in
         [("queued", true), ("running", true), ("completed", true), ("queued", false), ("completed", false)]
     {

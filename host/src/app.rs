@@ -22,7 +22,8 @@ use tracing::{error, info, warn};
 
 use self::keeper::Keeper;
 pub use self::keeper::Reread;
-use self::signals::{Signal, Signals};
+use self::signals::Signal;
+pub(crate) use self::signals::Signals;
 use self::waiting::Waiting;
 use crate::config::{Config, ConfigError, Loaded};
 use crate::http::{self, AppState, BindError, Listener, WorkerStatus};
@@ -34,7 +35,7 @@ use crate::source::pubsub::PubSub;
 use crate::source::redis_client::{RedisClient, RedisClientError};
 use crate::source::streams::Streams;
 use crate::storage::explain::Setting;
-use crate::storage::{Current, OpenError, Plan, ReloadError};
+use crate::storage::{Current, OpenError, Plan, Problems, ReloadError};
 use crate::telemetry::metrics::Metrics;
 use crate::worker::{Died, Left, Parts, Served, Worker};
 
@@ -95,6 +96,15 @@ pub fn plan(loaded: &Loaded, metrics: &Metrics) -> Result<Plan, ConfigError> {
     plan_with(loaded, &loader(loaded, metrics))
 }
 
+/// Makes sense of some backends of a configuration and what is below them; opens nothing.
+///
+/// # Errors
+/// Everything that is wrong with them, each with its line.
+pub fn plan_some(loaded: &Loaded, metrics: &Metrics, names: &[&str]) -> Result<Plan, ConfigError> {
+    let loader = with_lock(loaded, &loader(loaded, metrics))?;
+    Plan::of_some(&loaded.config.storage, &loaded.config.backends, &loader, names).map_err(placed(loaded))
+}
+
 fn loader(loaded: &Loaded, metrics: &Metrics) -> Loader {
     let storage = &loaded.config.storage;
     Loader::new(&storage.plugin_dirs, storage.plugin_cache_dir.as_deref(), Arc::new(metrics.clone()))
@@ -102,14 +112,22 @@ fn loader(loaded: &Loaded, metrics: &Metrics) -> Loader {
 
 /// The plan of a configuration, with the plugins that a loader knows already.
 fn plan_with(loaded: &Loaded, loader: &Loader) -> Result<Plan, ConfigError> {
+    let loader = with_lock(loaded, loader)?;
+    Plan::of(&loaded.config.storage, &loaded.config.backends, &loader).map_err(placed(loaded))
+}
+
+/// The loader as a configuration wants it.
+fn with_lock(loaded: &Loaded, loader: &Loader) -> Result<Loader, ConfigError> {
     let storage = &loaded.config.storage;
     let lock = loaded.file.as_deref().map(Lock::beside).transpose();
     let lock = lock.map_err(|error| ConfigError::Problems(vec![loaded.problem(&["backends"], error.to_string())]))?;
-    let loader = loader.looking_in(&storage.plugin_dirs, storage.plugin_cache_dir.as_deref()).with_lock(lock.flatten());
-    Plan::of(storage, &loaded.config.backends, &loader).map_err(|problems| {
-        let place = |problem: crate::storage::Problem| loaded.problem(&problem.path, problem.message);
-        ConfigError::Problems(problems.0.into_iter().map(place).collect())
-    })
+    Ok(loader.looking_in(&storage.plugin_dirs, storage.plugin_cache_dir.as_deref()).with_lock(lock.flatten()))
+}
+
+/// Problems of storage with their lines.
+fn placed(loaded: &Loaded) -> impl Fn(Problems) -> ConfigError + '_ {
+    let place = |problem: crate::storage::Problem| loaded.problem(&problem.path, problem.message);
+    move |problems| ConfigError::Problems(problems.0.into_iter().map(place).collect())
 }
 
 /// Runs the worker until it is told to end. `reread` gives the configuration as it is when storage is to be changed.

@@ -3,6 +3,7 @@
 //! `main → cli → app → parts → leaves`; see `docs/architecture.md`.
 
 pub mod app;
+pub mod bridge;
 pub mod cli;
 pub mod config;
 pub mod error_chain;

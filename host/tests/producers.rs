@@ -8,7 +8,7 @@ use storage_worker::event::decode::{Arrival, Limits, decode};
 use storage_worker::event::reject::Reject;
 use storage_worker::event::row::EventRows;
 
-const ARRIVAL: Arrival = Arrival { received_at: 1_800_000_000_000_000, entry_time: None };
+const ARRIVAL: Arrival<'_> = Arrival { received_at: 1_800_000_000_000_000, entry_time: None, event_id: None };
 const ID: &str = "20240115_103000_1a2b3c4d";
 const SENT_AT: &str = "2024-01-15T10:30:00.123456+00:00";
 const SENT: i64 = 1_705_314_600_123_456;

@@ -163,7 +163,7 @@ pub trait Backend: Send + Sync + 'static {
 ///     type Options = Options;
 ///
 ///     fn check(_: &Options, children: &[ChildDescription]) -> Description {
-///         let watched = Role { name: "watched".to_owned(), required: true, many: false, evicting: false, durable: false };
+///         let watched = Role { name: "watched".to_owned(), required: true, ..Role::default() };
 ///         let capabilities = children.first().map(|child| child.capabilities.clone()).unwrap_or_default();
 ///         Description { capabilities, roles: vec![watched], ..Description::default() }
 ///     }

@@ -22,6 +22,8 @@ pub struct Capabilities {
     pub counts: bool,
     /// Stores blobs.
     pub blobs: bool,
+    /// Stores states. Only a store of blobs alone does not; it can only play a role that asks for blobs.
+    pub states: bool,
     /// Removes old terminal evaluations.
     pub prune: bool,
     /// How many calls it makes use of at once; at least 1.
@@ -39,6 +41,7 @@ impl Default for Capabilities {
             list_by_created: false,
             counts: false,
             blobs: false,
+            states: true,
             prune: false,
             parallel_calls: 1,
         }
@@ -54,7 +57,7 @@ impl Capabilities {
 }
 
 /// A place below a layer that a backend can take.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Role {
     /// Its name in `children`.
     pub name: String,
@@ -70,6 +73,9 @@ pub struct Role {
     /// Only a durable backend may play it.
     #[serde(default)]
     pub durable: bool,
+    /// Only a backend that stores blobs may play it, and one that stores nothing else may play no other role.
+    #[serde(default)]
+    pub blobs: bool,
 }
 
 /// What an instance of given options would be.

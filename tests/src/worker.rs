@@ -125,12 +125,7 @@ impl Setup {
     #[must_use]
     #[track_caller]
     pub fn start_unready(&self) -> Worker {
-        let mut process = Process::start(&mut self.command(&["run"]));
-        let log = Log::default();
-        let output = process.child().stdout.take().expect("the output is piped");
-        let errors = process.child().stderr.take().expect("the error output is piped");
-        let readers = vec![log.follow(output), log.follow(errors)];
-        let mut worker = Worker { process, log, readers, http: None, admin: None };
+        let mut worker = self.start_command(&["run"]);
         let [http, admin] = ["http.listening", "admin.listening"].map(|event| {
             eventually_some(START_LIMIT, event, || {
                 assert!(
@@ -154,6 +149,20 @@ impl Setup {
         let config = self.path("storage-worker.toml");
         std::fs::write(&config, self.config.to_string()).expect("write the configuration");
         config
+    }
+
+    /// Starts a command that runs on until it is told to end, and waits for nothing.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start_command(&self, arguments: &[&str]) -> Worker {
+        let mut process = Process::start(&mut self.command(arguments));
+        let log = Log::default();
+        let output = process.child().stdout.take().expect("the output is piped");
+        let errors = process.child().stderr.take().expect("the error output is piped");
+        let readers = vec![log.follow(output), log.follow(errors)];
+        Worker { process, log, readers, http: None, admin: None }
     }
 
     /// A command of the worker with this configuration, not started yet.

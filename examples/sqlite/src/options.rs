@@ -48,6 +48,7 @@ impl Options {
             list_by_created: true,
             counts: true,
             blobs: true,
+            states: true,
             prune: true,
             parallel_calls: PARALLEL_CALLS,
         };

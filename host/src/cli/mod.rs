@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration.
 
+mod bridge;
 mod check;
 mod completions;
 mod explain;
@@ -12,6 +13,7 @@ mod plugin;
 mod publish;
 mod reload;
 mod run;
+#[allow(dead_code, reason = "the commands that write follow")]
 mod storage;
 
 use std::ffi::OsString;
@@ -65,11 +67,11 @@ struct Global {
     #[arg(long, global = true, help_heading = GLOBAL, value_enum, default_value_t, value_name = "FORMAT")]
     output: Output,
 
-    /// What log lines look like [default: json for run, else pretty]
+    /// What log lines look like [default: json for run and bridge, else pretty]
     #[arg(long, global = true, help_heading = GLOBAL, value_enum, value_name = "FORMAT")]
     log_format: Option<LogFormatArgument>,
 
-    /// What is logged: error, warn, info, debug, trace, or a filter [default: info for run, else warn]
+    /// What is logged: error, warn, info, debug, trace, or a filter [default: info for run and bridge, else warn]
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "LEVEL", env = "RUST_LOG", hide_env_values = true)]
     log_level: Option<String>,
 }
@@ -85,6 +87,7 @@ enum LogFormatArgument {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Arguments),
+    Bridge(bridge::Arguments),
     Check(check::Arguments),
     Explain(explain::Arguments),
     Get(get::Arguments),
@@ -112,7 +115,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let command = cli.command.unwrap_or_else(|| Command::Run(run::Arguments::default()));
-    let started = cli.global.start_logging(matches!(command, Command::Run(_)));
+    let started = cli.global.start_logging(matches!(command, Command::Run(_) | Command::Bridge(_)));
     match started.map_err(anyhow::Error::from).and_then(|()| command.run(&cli.global)) {
         Ok(code) => code,
         Err(error) => {
@@ -139,6 +142,7 @@ impl Command {
     fn run(&self, global: &Global) -> anyhow::Result<ExitCode> {
         match self {
             Self::Run(arguments) => run::run(arguments, global),
+            Self::Bridge(arguments) => bridge::run(arguments, global),
             Self::Check(arguments) => check::run(arguments, global),
             Self::Explain(arguments) => explain::run(arguments, global),
             Self::Get(arguments) => get::run(arguments, global),
@@ -162,9 +166,9 @@ impl Global {
         Loaded::load(self.file(), &Environment::of_process(), &self.settings)
     }
 
-    /// The worker logs for programs, to standard output; the other commands answer there and log for people.
-    fn start_logging(&self, is_worker: bool) -> Result<(), TelemetryError> {
-        let (format, output, level) = match is_worker {
+    /// What runs on and on logs for programs, to standard output; the other commands answer there and log for people.
+    fn start_logging(&self, runs_on: bool) -> Result<(), TelemetryError> {
+        let (format, output, level) = match runs_on {
             true => (LogFormat::Json, LogOutput::Stdout, "info"),
             false => (LogFormat::Pretty, LogOutput::Stderr, "warn"),
         };

@@ -7,14 +7,14 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use serde_json::value::RawValue;
 use storage_plugin_api::{EventStamp, State, Status, json, names};
 
+use super::identity::{sent_time, time_field};
 use super::payload::{Fields, kind_of, string};
 use super::reader::{Reader, has_at_most, wrong_type};
 use super::reject::Reject;
 use super::row::EventRow;
-use super::{Event, id, time};
+use super::{Event, id};
 
 /// Most characters of `language` and `engine`.
 const MAX_KIND_CHARACTERS: usize = 50;
@@ -25,13 +25,23 @@ const MAX_PLACE_CHARACTERS: usize = 100;
 /// Most bytes of the metadata as canonical JSON, with the fields that are kept there.
 const MAX_METADATA_BYTES: usize = 1 << 20;
 
-/// When a delivery came, for an event that says no time. Microseconds since 1970-01-01T00:00:00Z.
+/// What is known of a delivery beside its payload, for an event that says less itself. Times are in microseconds since
+/// 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug)]
-pub struct Arrival {
-    /// When it was received for the first time.
+pub struct Arrival<'a> {
+    /// When it was received.
     pub received_at: i64,
-    /// The time of its entry in a stream, if it came from one.
+    /// The time that travelled with it, or that of its entry in a stream, if it came from one.
     pub entry_time: Option<i64>,
+    /// The event id that travelled with it.
+    pub event_id: Option<&'a str>,
+}
+
+impl Arrival<'_> {
+    /// The time of an event that tells none.
+    pub(super) fn time(&self) -> i64 {
+        self.entry_time.unwrap_or(self.received_at)
+    }
 }
 
 /// The limits that are configured; all others are fixed, so that every backend can keep what is accepted.
@@ -57,7 +67,7 @@ pub fn decode(
     channel: &str,
     row: &EventRow,
     payload: &[u8],
-    arrival: Arrival,
+    arrival: Arrival<'_>,
     limits: &Limits,
 ) -> Result<Event, Reject> {
     if payload.len() > limits.max_payload_bytes {
@@ -65,7 +75,7 @@ pub fn decode(
     }
     let mut reader = Reader::new(channel, row, payload)?;
     let evaluation_id = reader.evaluation_id()?;
-    let event_id = reader.event_id()?;
+    let event_id = reader.event_id(arrival.event_id)?;
     let metadata = reader.metadata()?;
     let time = reader.time(&metadata, arrival);
     let (status, is_timeout) = reader.status()?;
@@ -96,11 +106,12 @@ impl<'a> Reader<'a> {
         Ok(text.into())
     }
 
-    fn event_id(&mut self) -> Result<Arc<str>, Reject> {
+    fn event_id(&mut self, carried: Option<&str>) -> Result<Arc<str>, Reject> {
         let limit = "200 characters, none of them a control character";
-        match self.text_if("event_id", id::is_event_id, limit)? {
-            Some(sent) => Ok(sent.into()),
-            None => Ok(id::of_content(self.channel, &self.fields.to_canonical_json()?)),
+        match (self.text_if("event_id", id::is_event_id, limit)?, carried) {
+            (Some(sent), _) => Ok(sent.into()),
+            (None, Some(carried)) if id::is_event_id(carried) => Ok(carried.into()),
+            (None, _) => Ok(id::of_content(self.channel, &self.fields.to_canonical_json()?)),
         }
     }
 
@@ -115,17 +126,15 @@ impl<'a> Reader<'a> {
         Ok(Fields::none())
     }
 
-    /// The event's time: as sent, else that of the stream's entry, else of its arrival.
-    fn time(&mut self, metadata: &Fields<'a>, arrival: Arrival) -> i64 {
-        let field = self.row.time.as_deref().unwrap_or(time_field(self.row.status));
-        for field in ["timestamp", field] {
-            if let Some(time) = self.fields.get(field).and_then(time_of) {
-                self.fields.take(field);
-                return time;
+    /// The event's time: as sent, else that of its arrival.
+    fn time(&mut self, metadata: &Fields<'a>, arrival: Arrival<'_>) -> i64 {
+        match sent_time(&self.fields, metadata, time_field(self.row)) {
+            Some((time, field)) => {
+                field.into_iter().for_each(|field| self.fields.take(field));
+                time
             }
+            None => arrival.time(),
         }
-        let in_metadata = metadata.get(field).and_then(time_of);
-        in_metadata.or(arrival.entry_time).unwrap_or(arrival.received_at)
     }
 
     /// The status that the event tells, and whether it is that of a timeout.
@@ -180,23 +189,6 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The field that holds the time of an event of a status, unless its row names another.
-fn time_field(status: Status) -> &'static str {
-    match status {
-        Status::Submitted | Status::Queued => "submitted_at",
-        Status::Provisioning => "provisioning_at",
-        Status::Running => "started_at",
-        Status::Completed => "completed_at",
-        Status::Failed => "failed_at",
-        Status::Cancelled => "cancelled_at",
-    }
-}
-
-/// The time that a value tells; a text that no time can be read from is refused elsewhere, if at all.
-fn time_of(value: &RawValue) -> Option<i64> {
-    time::parse(&string("", value).ok()??)
-}
-
 fn set_life_cycle(state: &mut State, stamp: &EventStamp, status: Status) {
     state.set_created(stamp);
     if status.is_terminal() {
@@ -244,7 +236,7 @@ fn set_metadata(
 mod tests {
     use super::*;
 
-    const ARRIVAL: Arrival = Arrival { received_at: 1_000, entry_time: None };
+    const ARRIVAL: Arrival<'_> = Arrival { received_at: 1_000, entry_time: None, event_id: None };
 
     fn row(status: Status, require: &[&str]) -> EventRow {
         EventRow::for_test(status, require)
@@ -443,7 +435,7 @@ mod tests {
 
     #[test]
     fn an_event_without_a_time_has_that_of_its_entry_or_of_its_arrival() {
-        let from_stream = Arrival { received_at: 1, entry_time: Some(2) };
+        let from_stream = Arrival { received_at: 1, entry_time: Some(2), event_id: None };
         let time = |arrival| {
             let event = decode("c", &row(Status::Queued, &[]), br#"{"eval_id":"a"}"#, arrival, &Limits::default());
             event.expect("it is valid").time

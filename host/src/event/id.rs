@@ -42,6 +42,13 @@ pub fn of_content(channel: &str, canonical_payload: &str) -> Arc<str> {
     to_hex(&hash[..16]).into()
 }
 
+/// The id of what cannot be read as JSON: a hash of its channel and its bytes, which no event of content has.
+#[must_use]
+pub fn of_bytes(channel: &str, payload: &[u8]) -> Arc<str> {
+    let hash = Sha256::new().chain_update(channel).chain_update(b"\0\0").chain_update(payload).finalize();
+    to_hex(&hash[..16]).into()
+}
+
 /// An id that was refused, fit for a log line: at most 80 characters, control characters escaped.
 #[must_use]
 pub fn shown(text: &str) -> String {

@@ -2,10 +2,11 @@
 //!
 //! [`decode`](decode::decode) is the whole of it: it reads the payload once (`payload.rs`, `reader.rs`), finds the ids (`id.rs`) and
 //! the time (`time.rs`), and makes registers of what is known. What an event of a channel means is a row of the
-//! configuration (`row.rs`); why a payload is no event, and under which name that is counted, is in `reject.rs`.
+//! configuration (`row.rs`); `identity.rs` tells which event it is, even if it is none; why a payload is no event, and under which name that is counted, is in `reject.rs`.
 
 pub mod decode;
 pub mod id;
+pub mod identity;
 mod payload;
 mod reader;
 pub mod reject;

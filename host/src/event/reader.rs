@@ -95,7 +95,7 @@ mod tests {
 
     fn decode_requiring(require: &[&str], payload: &str) -> Result<(), Reject> {
         let row = EventRow::for_test(Status::Completed, require);
-        let arrival = Arrival { received_at: 0, entry_time: None };
+        let arrival = Arrival { received_at: 0, entry_time: None, event_id: None };
         decode("channel", &row, payload.as_bytes(), arrival, &Limits::default()).map(|_| ())
     }
 

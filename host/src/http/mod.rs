@@ -1,18 +1,22 @@
 //! What the worker answers over HTTP: health, metrics and reading for anyone, and more on the admin listener.
 //!
-//! `listener.rs` serves connections, `health.rs` and `reading.rs` answer, `reads.rs` keeps a plugin that hangs from
-//! hanging anything else, `client.rs` is how the commands ask a worker that runs.
+//! `listener.rs` serves connections, `health.rs`, `reading.rs` and `backends.rs` answer, `calls.rs` keeps a plugin that
+//! hangs from hanging anything else. `client.rs` is how the commands ask a worker that runs, `remote.rs` how they call one
+//! of its backends.
 
 mod admin;
 mod answer;
+mod backends;
+mod calls;
 pub mod client;
 pub mod config;
 mod health;
 mod listener;
 mod reading;
-mod reads;
+pub mod remote;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::pin::Pin;
 use std::sync::{Arc, RwLock};
@@ -25,11 +29,12 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
+use self::calls::Calls;
 pub use self::config::{AdminConfig, Config};
 pub use self::health::WorkerStatus;
 pub use self::listener::{BindError, Listener};
 pub(crate) use self::reading::parse_time;
-use self::reads::Reads;
+pub use self::wire::BackendEntry;
 use crate::storage::explain::Setting;
 use crate::storage::{Current, ReloadError, Reloaded};
 use crate::telemetry::metrics::{CONTENT_TYPE as METRICS_TYPE, Metrics};
@@ -63,8 +68,10 @@ impl std::fmt::Debug for Parts {
 
 struct Shared {
     parts: Parts,
-    reads: Reads,
-    probe: Reads,
+    reads: Calls,
+    probe: Calls,
+    /// For `/backends/…`.
+    calls: Calls,
     started: Instant,
 }
 
@@ -72,9 +79,10 @@ impl AppState {
     /// Takes the start of the process for now.
     #[must_use]
     pub fn new(parts: Parts, config: &Config) -> Self {
-        let reads = Reads::new(config.max_reads, config.read_timeout);
-        let probe = Reads::new(1, health::PROBE_TIMEOUT);
-        Self(Arc::new(Shared { parts, reads, probe, started: Instant::now() }))
+        let reads = Calls::new(config.max_reads, config.read_timeout);
+        let probe = Calls::new(1, health::PROBE_TIMEOUT);
+        let calls = Calls::new(backends::PLACES, backends::MAX_TIMEOUT);
+        Self(Arc::new(Shared { parts, reads, probe, calls, started: Instant::now() }))
     }
 }
 
@@ -91,7 +99,12 @@ pub fn public(state: &AppState) -> Router {
 
 /// What only the operator may ask.
 pub fn admin(state: &AppState) -> Router {
-    let router = common().route("/explain", get(admin::explain)).route("/reload", post(admin::reload));
+    let router = common()
+        .route("/explain", get(admin::explain))
+        .route("/reload", post(admin::reload))
+        .route("/backends", get(backends::all))
+        .route("/backends/{name}", get(backends::one))
+        .route("/backends/{name}/{call}", post(backends::call));
     finish(router.layer(axum::middleware::from_fn(admin::only_from_here)), state)
 }
 

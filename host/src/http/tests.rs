@@ -16,6 +16,8 @@ use crate::storage::testing::{TestBackend, TestPlugins, backends, quick};
 use crate::storage::{Current, Plan, ReloadError, Reloaded};
 use crate::telemetry::metrics::Metrics;
 
+mod remote;
+
 /// A worker's two listeners over one backend in memory.
 struct Served {
     public: SocketAddr,

@@ -22,8 +22,10 @@ pub struct Delivery {
     pub payload: Vec<u8>,
     /// When it was received, in microseconds since 1970.
     pub received_at: i64,
-    /// The time of the stream entry, in microseconds; none for pub/sub.
+    /// The time that travelled with it, else that of the stream entry, in microseconds; none for pub/sub.
     pub entry_time: Option<i64>,
+    /// The event id that travelled with it, for an event that has none of its own.
+    pub event_id: Option<Arc<str>>,
     /// What the source wants to have back once the delivery is settled; none if it does not care.
     pub token: Option<Token>,
     /// It was delivered suspiciously often, so it is to be merged in a call of its own: then nobody else pays for it, and

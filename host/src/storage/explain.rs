@@ -243,13 +243,13 @@ fn kind(capabilities: &Capabilities) -> &'static str {
 }
 
 fn abilities(capabilities: &Capabilities) -> String {
-    let Capabilities { exclusive, list_by_id, list_by_created, counts, blobs, prune, parallel_calls, .. } =
+    let Capabilities { exclusive, list_by_id, list_by_created, counts, blobs, states, prune, parallel_calls, .. } =
         capabilities;
     let offered = [
         (*list_by_id, "lists by id"),
         (*list_by_created, "lists newest first"),
         (*counts, "counts"),
-        (*blobs, "blobs"),
+        (*blobs, if *states { "blobs" } else { "blobs alone" }),
         (*prune, "prunes"),
     ];
     let mut words = vec![if *exclusive { "one process at a time" } else { "shared" }.to_owned()];

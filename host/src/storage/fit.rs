@@ -62,7 +62,12 @@ pub(crate) fn check_sharing(nodes: &[Planned], problems: &mut Problems) {
     let mut used_by: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
     for node in nodes {
         for edge in &node.children {
-            used_by.entry(edge.node).or_default().push(&node.name);
+            // States and blobs do not meet, so a layer may have both kept by one backend.
+            let is_for_blobs = node.description.roles.iter().any(|role| role.blobs && role.name == edge.role);
+            let layers = used_by.entry(edge.node).or_default();
+            if !(is_for_blobs && layers.contains(&&*node.name)) {
+                layers.push(&node.name);
+            }
         }
     }
     for (node, layers) in used_by.into_iter().filter(|(_, layers)| layers.len() > 1) {
@@ -87,6 +92,14 @@ pub(crate) fn check_root(nodes: &[Planned], root: usize, config: &Config, proble
             "backend",
             format!(
                 "`storage.backend`: `{name}` may forget what it stored (it is evicting), so it can only be the cache of a layer; choose another root or turn evicting off in its options"
+            ),
+        ));
+    }
+    if !description.capabilities.states {
+        problems.0.push(at(
+            "backend",
+            format!(
+                "`storage.backend`: `{name}` keeps blobs alone, so it can only be below a layer that asks for blobs; choose another root"
             ),
         ));
     }
@@ -133,6 +146,17 @@ fn misfit(role: &Role, child: &ChildDescription, roles: &[Role]) -> Option<Strin
         return Some(format!(
             "`{name}` never forgets what it stored (it is not evicting), so as a cache it would fill up; turn evicting on in its options or name another backend"
         ));
+    }
+    if !child.capabilities.states && !role.blobs {
+        let places: Vec<&str> = roles.iter().filter(|role| role.blobs).map(|role| role.name.as_str()).collect();
+        let place = match &places[..] {
+            [] => "this layer has no place for it".to_owned(),
+            places => format!("it can only be {}", list(places)),
+        };
+        return Some(format!("`{name}` keeps blobs alone; {place}, or name a backend that keeps states"));
+    }
+    if role.blobs && !child.capabilities.blobs {
+        return Some(format!("`{name}` keeps no blobs; name a backend that does"));
     }
     if role.durable && !child.capabilities.durable {
         return Some(format!("`{name}` is volatile, and this role takes a durable backend only; name another backend"));

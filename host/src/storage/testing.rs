@@ -258,14 +258,14 @@ impl Plugin for TestPlugin {
         if is("panic_in_check") {
             panic!("no idea");
         }
-        let role =
-            |name: &str| Role { name: name.to_owned(), required: false, many: false, evicting: false, durable: false };
+        let role = |name: &str| Role { name: name.to_owned(), ..Role::default() };
         let roles = match &*self.name {
             "layer" => vec![
                 Role { required: true, ..role("primary") },
                 Role { evicting: true, ..role("cache") },
                 Role { durable: true, ..role("fallback") },
                 Role { many: true, ..role("shadow") },
+                Role { blobs: true, ..role("blobs") },
             ],
             _ => Vec::new(),
         };
@@ -281,6 +281,8 @@ impl Plugin for TestPlugin {
             list_by_id: true,
             list_by_created: true,
             counts: !is("countless"),
+            blobs: is("blobs"),
+            states: !is("blobs_alone"),
             parallel_calls: 4,
             ..Capabilities::default()
         };

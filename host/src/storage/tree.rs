@@ -101,6 +101,12 @@ impl Tree {
         &self.nodes.last().expect("an opened tree has at least its root").guard
     }
 
+    /// The backend of a name.
+    #[must_use]
+    pub fn guard(&self, name: &str) -> Option<&Arc<Guard>> {
+        self.guards().find(|guard| **guard.instance() == *name)
+    }
+
     /// Every backend, children before their layers.
     pub(crate) fn guards(&self) -> impl Iterator<Item = &Arc<Guard>> {
         self.nodes.iter().map(|node| &node.guard)

@@ -94,7 +94,7 @@ impl Intake {
             return;
         };
         received.inc();
-        let arrival = Arrival { received_at: delivery.received_at, entry_time: delivery.entry_time };
+        let arrival = arrival_of(&delivery);
         match decode(&delivery.channel, row, &delivery.payload, arrival, &self.limits) {
             Ok(event) => {
                 let lane = lane_of(&event.evaluation_id, self.outgoing.len());
@@ -123,6 +123,11 @@ impl Intake {
             }
         }
     }
+}
+
+fn arrival_of(delivery: &Delivery) -> Arrival<'_> {
+    let Delivery { received_at, entry_time, event_id, .. } = delivery;
+    Arrival { received_at: *received_at, entry_time: *entry_time, event_id: event_id.as_deref() }
 }
 
 /// The lane of an evaluation: FNV-1a of its id, <http://www.isthe.com/chongo/tech/comp/fnv/>, folded.

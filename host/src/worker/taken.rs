@@ -47,7 +47,7 @@ pub(super) struct Origin {
 
 impl Origin {
     pub(super) fn of(delivery: Delivery, source: usize) -> Self {
-        let Delivery { channel, payload, received_at, token, entry_time: _, alone: _ } = delivery;
+        let Delivery { channel, payload, received_at, token, .. } = delivery;
         Self { channel, payload, received_at, source, token }
     }
 

@@ -13,7 +13,10 @@ use super::{Behavior, Level, Need};
 const UNKNOWN_OPTION: &str = "no_such_option";
 
 pub(super) const BEHAVIORS: &[Behavior] = &[
-    behavior("life_cycle.wrong_options", "names an option that it does not know", wrong_options),
+    Behavior {
+        needs: Need::NotEvenStates,
+        ..behavior("life_cycle.wrong_options", "names an option that it does not know", wrong_options)
+    },
     Behavior {
         name: "life_cycle.check_touches_nothing",
         asks: "leaves no file behind when its options are checked",

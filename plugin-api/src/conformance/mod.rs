@@ -98,8 +98,10 @@ pub enum Level {
 /// What a backend must claim to be asked for a behavior.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// Nothing.
+    /// Nothing but [`Capabilities::states`], as all but the next ones do.
     Nothing,
+    /// Nothing, so that stores of blobs alone are asked too.
+    NotEvenStates,
     /// [`Capabilities::durable`].
     Durable,
     /// [`Capabilities::durable`] and [`Capabilities::exclusive`].
@@ -275,9 +277,8 @@ impl Behavior {
     #[must_use]
     pub fn run(&self, subject: &dyn Subject, seed: u64) -> Report {
         let description = subject.description();
-        if !self.needs.is_met(&description.capabilities, subject) {
-            let verdict = Verdict::NotClaimed { needs: self.needs.to_string() };
-            return Report { verdict, notes: Vec::new() };
+        if let Some(needs) = self.needs.lacks(&description.capabilities, subject) {
+            return Report { verdict: Verdict::NotClaimed { needs }, notes: Vec::new() };
         }
         let trial = Trial::new(subject, description.capabilities, self.name, seed);
         let verdict = match catch_unwind(AssertUnwindSafe(|| (self.run)(&trial))) {
@@ -300,9 +301,19 @@ impl fmt::Debug for Behavior {
 }
 
 impl Need {
+    /// What is not claimed of it; none if all is.
+    fn lacks(self, capabilities: &Capabilities, subject: &dyn Subject) -> Option<String> {
+        let is_met = self.is_met(capabilities, subject);
+        let is_for_all = matches!(self, Self::NotEvenStates | Self::Blobs | Self::Directory | Self::FarSide);
+        match capabilities.states || is_for_all {
+            true => (!is_met).then(|| self.to_string()),
+            false => Some("`states`".to_owned()),
+        }
+    }
+
     fn is_met(self, capabilities: &Capabilities, subject: &dyn Subject) -> bool {
         match self {
-            Self::Nothing => true,
+            Self::Nothing | Self::NotEvenStates => true,
             Self::Durable => capabilities.durable,
             Self::DurableExclusive => capabilities.durable && capabilities.exclusive,
             Self::ListById => capabilities.list_by_id,
@@ -321,7 +332,7 @@ impl Need {
 impl fmt::Display for Need {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
-            Self::Nothing => "nothing",
+            Self::Nothing | Self::NotEvenStates => "nothing",
             Self::Durable => "`durable`",
             Self::DurableExclusive => "`durable` and `exclusive`",
             Self::ListById => "`list_by_id`",

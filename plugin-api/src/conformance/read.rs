@@ -117,6 +117,16 @@ fn far_side_away(trial: &Trial<'_>) -> Result<(), Unmet> {
         Err(error) => return judge("open", &error),
         Ok(backend) => backend,
     };
+    if !trial.capabilities.states {
+        let refused = |what: &str, error: Option<crate::Error>| match error {
+            Some(error) => judge(what, &error),
+            None => failed(format!("`{what}` fails while the far side is away"), "an answer"),
+        };
+        let put = refused("put_blob", backend.put_blob(&call(), &trial.prefix, b"x").err());
+        let got = refused("get_blob", backend.get_blob(&call(), &trial.prefix).err());
+        let _ = backend.close(&call());
+        return put.and(got);
+    }
     let (id, state) = (trial.id(), note(1));
     let merged = crate::with_items(&[(&id, &state)], |batch| backend.merge(&call(), batch));
     let merged = match merged.map(|mut answers| answers.pop().map(|answer| answer.outcome)) {

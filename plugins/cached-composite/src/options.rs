@@ -89,8 +89,7 @@ fn capabilities(primary: &ChildDescription, children: &[ChildDescription]) -> Ca
 }
 
 fn roles() -> Vec<Role> {
-    let role =
-        |name: &str| Role { name: name.to_owned(), required: false, many: false, evicting: false, durable: false };
+    let role = |name: &str| Role { name: name.to_owned(), ..Role::default() };
     vec![
         Role { evicting: true, ..role(role::CACHE) },
         Role { required: true, ..role(role::PRIMARY) },

@@ -42,6 +42,7 @@ impl Options {
             list_by_created: true,
             counts: true,
             blobs: true,
+            states: true,
             prune: true,
             // While one call waits for the disk, others prepare the next sync.
             parallel_calls: 8,

@@ -35,6 +35,7 @@ impl Options {
             list_by_created: true,
             counts: true,
             blobs: false,
+            states: true,
             prune: true,
             parallel_calls: std::thread::available_parallelism().map_or(4, usize::from).max(2),
         };

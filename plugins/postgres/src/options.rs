@@ -105,6 +105,7 @@ impl Options {
             list_by_created: true,
             counts: true,
             blobs: false,
+            states: true,
             prune: true,
             parallel_calls: self.connections.max(1),
         };

@@ -84,7 +84,7 @@ fn batches() -> Vec<Vec<(String, State)>> {
     let mut read = |number| {
         let channel = traffic.write_payload(number, &mut payload);
         let row = rows.get(channel).expect("the rows of the traffic are built in");
-        let arrival = Arrival { received_at: 0, entry_time: None };
+        let arrival = Arrival { received_at: 0, entry_time: None, event_id: None };
         let event = decode(channel, row, payload.as_bytes(), arrival, &Limits::default());
         let event = event.expect("the events of the traffic are valid");
         (event.evaluation_id.to_string(), event.state)

@@ -119,7 +119,7 @@ fn lifecycles(events: u64) -> Vec<Events> {
     for number in 0..events {
         let channel = traffic.write_payload(number, &mut payload);
         let row = rows.get(channel).expect("the rows of the traffic are built in");
-        let arrival = Arrival { received_at: 0, entry_time: None };
+        let arrival = Arrival { received_at: 0, entry_time: None, event_id: None };
         let event = decode(channel, row, payload.as_bytes(), arrival, &Limits::default());
         let event = event.expect("the events of the traffic are valid");
         let id = event.evaluation_id.to_string();

@@ -46,7 +46,7 @@ impl OpenBackend for Switch {
     type Options = Options;
 
     fn check(_: &Options, children: &[ChildDescription]) -> Description {
-        let role = Role { name: "inner".to_owned(), required: true, many: false, evicting: false, durable: false };
+        let role = Role { name: "inner".to_owned(), required: true, ..Role::default() };
         let capabilities = children.first().map(|child| child.capabilities.clone()).unwrap_or_default();
         Description { capabilities, roles: vec![role], ..Description::default() }
     }

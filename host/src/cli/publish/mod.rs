@@ -14,7 +14,8 @@ use serde_json::json;
 use self::generate::Generator;
 use super::output::{self, Output};
 use super::{Global, UsageError};
-use crate::source::config::{RedisConfig, StreamsConfig};
+use crate::source::config::RedisConfig;
+use crate::source::streams::EntryForm;
 
 /// Most messages sent before their answers are read.
 const PIPELINE: usize = 256;
@@ -66,8 +67,7 @@ Exit codes: 0 published, 1 Redis did not take it, 2 wrong usage or configuration
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let config = global.load()?.config;
     let redis = config.redis;
-    let StreamsConfig { channel_field, data_field, .. } = config.source.streams;
-    let stream = arguments.stream.clone().map(|key| StreamForm { key, channel_field, data_field });
+    let stream = arguments.stream.clone().map(|key| (key, EntryForm::new(&config.source.streams)));
     let published = match (&arguments.channel, &arguments.payload) {
         (Some(channel), Some(payload)) => {
             let payload = payload_bytes(payload, arguments.raw)?;
@@ -149,16 +149,9 @@ struct Published {
     subscribers: u64,
 }
 
-/// A stream, and the fields of its entries.
-struct StreamForm {
-    key: String,
-    channel_field: String,
-    data_field: String,
-}
-
 /// Publishes in pipelines.
 struct Publisher {
-    stream: Option<StreamForm>,
+    stream: Option<(String, EntryForm)>,
     connection: redis::Connection,
     pipeline: redis::Pipeline,
     published: Published,
@@ -166,7 +159,7 @@ struct Publisher {
 }
 
 impl Publisher {
-    fn connect(redis: &RedisConfig, stream: Option<StreamForm>) -> anyhow::Result<Self> {
+    fn connect(redis: &RedisConfig, stream: Option<(String, EntryForm)>) -> anyhow::Result<Self> {
         let url = redis.url.to_string();
         let connection = redis::Client::open(redis.url.expose())
             .and_then(|client| client.get_connection_with_timeout(redis.connect_timeout))
@@ -182,10 +175,7 @@ impl Publisher {
     fn publish(&mut self, channel: &str, payload: &[u8]) -> anyhow::Result<()> {
         match &self.stream {
             None => self.pipeline.cmd("PUBLISH").arg(channel).arg(payload),
-            Some(StreamForm { key, channel_field, data_field }) => {
-                let entry = self.pipeline.cmd("XADD").arg(key).arg("*");
-                entry.arg(channel_field).arg(channel).arg(data_field).arg(payload)
-            }
+            Some((key, form)) => self.pipeline.add_command(form.add(key, None, channel, payload, None)),
         };
         if self.pipeline.len() >= PIPELINE { self.send() } else { Ok(()) }
     }
@@ -199,7 +189,7 @@ impl Publisher {
         if self.pipeline.is_empty() {
             return Ok(());
         }
-        if let Some(StreamForm { key, .. }) = &self.stream {
+        if let Some((key, _)) = &self.stream {
             let ids: Vec<String> = self
                 .pipeline
                 .query(&mut self.connection)

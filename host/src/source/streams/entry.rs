@@ -1,13 +1,17 @@
 //! An entry of a stream, and what it becomes: the channel of an event and its payload, as pub/sub would have brought it.
 //!
 //! Two forms: the event as JSON in one field beside that of the channel, or the event's own fields. The second becomes
-//! the JSON object of these fields, so that both forms and pub/sub give the same event the same id.
+//! the JSON object of these fields, so that both forms and pub/sub give the same event the same id. Beside the JSON the
+//! first form may hold the id and the time that travelled with the event, as a bridge adds it.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+use redis::{Cmd, cmd};
 use serde_json::value::RawValue;
+use storage_plugin_api::format_time;
 
 use crate::source::config::StreamsConfig;
 
@@ -52,6 +56,60 @@ impl fmt::Display for EntryId {
 /// A field of an entry and its value.
 pub(super) type Field = (Vec<u8>, Vec<u8>);
 
+/// The fields of what travelled with an event, beside its JSON.
+const EVENT_ID_FIELD: &[u8] = b"event_id";
+const TIME_FIELD: &[u8] = b"time";
+
+/// What an entry says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Message {
+    /// Empty if the entry names none.
+    pub(super) channel: Arc<str>,
+    pub(super) payload: Vec<u8>,
+    /// What travelled with the event.
+    pub(super) event_id: Option<Arc<str>>,
+    /// In microseconds since 1970.
+    pub(super) time: Option<i64>,
+}
+
+/// Adds events to a stream in the first form.
+#[derive(Clone, Debug)]
+pub struct EntryForm {
+    channel_field: String,
+    data_field: String,
+}
+
+impl EntryForm {
+    /// With the names of the fields that the configuration says.
+    #[must_use]
+    pub fn new(config: &StreamsConfig) -> Self {
+        Self { channel_field: config.channel_field.clone(), data_field: config.data_field.clone() }
+    }
+
+    /// The command that adds an event. `carried` is its id and time where these travel with it; `max_entries` is about
+    /// how many entries the stream keeps.
+    #[must_use]
+    pub fn add(
+        &self,
+        stream: &str,
+        max_entries: Option<u64>,
+        channel: &str,
+        payload: &[u8],
+        carried: Option<(&str, i64)>,
+    ) -> Cmd {
+        let mut command = cmd("XADD");
+        command.arg(stream);
+        if let Some(entries) = max_entries {
+            command.arg("MAXLEN").arg("~").arg(entries);
+        }
+        command.arg("*").arg(&self.channel_field).arg(channel).arg(&self.data_field).arg(payload);
+        if let Some((event_id, time)) = carried {
+            command.arg(EVENT_ID_FIELD).arg(event_id).arg(TIME_FIELD).arg(format_time(time));
+        }
+        command
+    }
+}
+
 /// An entry as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -90,16 +148,25 @@ impl Forms {
         }
     }
 
-    /// The channel and the payload of an entry; the channel is empty if the entry names none.
-    pub(super) fn read(&self, mut fields: Vec<Field>) -> (Arc<str>, Vec<u8>) {
+    /// What an entry says.
+    pub(super) fn read(&self, mut fields: Vec<Field>) -> Message {
         let named = fields.iter().position(|(name, _)| *name == self.channel_field);
         let channel = named.map(|index| fields.remove(index).1).unwrap_or_default();
         let channel =
             self.channels.get(&*channel).map_or_else(|| Arc::from(&*String::from_utf8_lossy(&channel)), Arc::clone);
-        match &mut *fields {
-            [(name, value)] if *name == self.data_field => (channel, std::mem::take(value)),
-            _ => (channel, self.object(&fields)),
-        }
+        let is_one_of_three = |name: &Vec<u8>| [&self.data_field, EVENT_ID_FIELD, TIME_FIELD].contains(&&**name);
+        let data = fields.iter().position(|(name, _)| *name == self.data_field);
+        let Some(data) = data.filter(|_| fields.iter().all(|(name, _)| is_one_of_three(name))) else {
+            return Message { channel, payload: self.object(&fields), event_id: None, time: None };
+        };
+        let payload = fields.swap_remove(data).1;
+        let text = |wanted: &[u8]| {
+            let value = fields.iter().find(|(name, _)| name == wanted).map(|(_, value)| std::str::from_utf8(value));
+            value.and_then(Result::ok)
+        };
+        let time = text(TIME_FIELD).and_then(|text| text.parse::<Timestamp>().ok()).map(Timestamp::as_microsecond);
+        let time = time.filter(|time| *time >= 0);
+        Message { channel, payload, event_id: text(EVENT_ID_FIELD).map(Arc::from), time }
     }
 
     /// The JSON object of the fields. Bytes that are no UTF-8 stay as they are, for a later reader to refuse.
@@ -153,7 +220,8 @@ mod tests {
     fn read(fields: &[(&str, &str)]) -> (String, String) {
         let forms = Forms::new(&StreamsConfig::default(), ["evaluation:queued".to_owned()]);
         let fields = fields.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).collect();
-        let (channel, payload) = forms.read(fields);
+        let Message { channel, payload, event_id, time } = forms.read(fields);
+        assert_eq!((event_id, time), (None, None));
         (channel.to_string(), String::from_utf8(payload).expect("UTF-8"))
     }
 
@@ -168,6 +236,27 @@ mod tests {
     }
 
     #[test]
+    fn what_travelled_with_an_event_is_read_as_it_was_added() {
+        let config = StreamsConfig::default();
+        let carried = Some(("of the bridge", 1_700_000_000_123_456));
+        let command = EntryForm::new(&config).add("s", None, "c", b"{}", carried);
+        let arguments: Vec<Vec<u8>> = command
+            .args_iter()
+            .map(|argument| match argument {
+                redis::Arg::Simple(bytes) => bytes.to_vec(),
+                _ => panic!("a command of texts"),
+            })
+            .collect();
+        let fields = arguments[3..].chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
+
+        let message = Forms::new(&config, []).read(fields);
+
+        let event_id = Some(Arc::from("of the bridge"));
+        let expected = Message { channel: "c".into(), payload: b"{}".to_vec(), event_id, time: carried.map(|c| c.1) };
+        assert_eq!(message, expected);
+    }
+
+    #[test]
     fn fields_become_an_object() {
         let read = |fields: &[(&str, &str)]| read(&[&[("channel", "c")], fields].concat()).1;
 
@@ -178,6 +267,7 @@ mod tests {
         assert_eq!(read(&[("metadata", r#"{"a": [1.50]}"#)]), r#"{"metadata":{"a": [1.50]}}"#);
         assert_eq!(read(&[("metadata", "[1]")]), r#"{"metadata":"[1]"}"#);
         assert_eq!(read(&[("metadata", r#"{"a":1},"x":{"#)]), r#"{"metadata":"{\"a\":1},\"x\":{"}"#);
+        assert_eq!(read(&[("event_id", "e"), ("eval_id", "a")]), r#"{"event_id":"e","eval_id":"a"}"#);
         assert_eq!(read(&[("data", "1"), ("x", "2")]), r#"{"data":"1","x":"2"}"#);
         assert_eq!(read(&[]), "{}");
     }

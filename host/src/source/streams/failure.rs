@@ -39,7 +39,7 @@ impl Failure {
 }
 
 /// What an operator does about it; empty where waiting is all.
-fn advice(error: &RedisError) -> &'static str {
+pub(crate) fn advice(error: &RedisError) -> &'static str {
     match error.code() {
         Some("WRONGTYPE") => {
             "; the key holds something else than a stream: rename that key, or correct `source.streams.streams`"

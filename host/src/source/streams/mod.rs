@@ -18,7 +18,9 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::task::coop::unconstrained;
 
 use self::commands::Member;
+pub use self::entry::EntryForm;
 use self::entry::Forms;
+pub(crate) use self::failure::advice;
 use self::keeper::{Keeper, run_name};
 use self::reader::Reader;
 use self::shared::{Membership, Shared};

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use super::commands::{self, Info, Range};
-use super::entry::{Entry, EntryId, Forms};
+use super::entry::{Entry, EntryId, Forms, Message};
 use super::failure::{Failure, Reach};
 use super::shared::{Shared, token};
 use crate::source::config::Start;
@@ -343,9 +343,9 @@ impl Reader {
             if alone {
                 often = Some((id, count));
             }
-            let (channel, payload) = self.forms.read(fields);
-            let token = Some(token((stream, id)));
-            out.push(Delivery { channel, payload, received_at, entry_time: id.time(), token, alone });
+            let Message { channel, payload, event_id, time } = self.forms.read(fields);
+            let (token, entry_time) = (Some(token((stream, id))), time.or(id.time()));
+            out.push(Delivery { channel, payload, received_at, entry_time, event_id, token, alone });
             handed_over += 1;
         }
         if let Some((id, deliveries)) = often {

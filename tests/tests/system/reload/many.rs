@@ -141,6 +141,7 @@ fn assert_generation(
     assert!(worker.record(&id).is_some(), "{id} is read from the tree that took it");
 }
 
+#[expect(clippy::print_stdout, reason = "the figures are for people")]
 #[test]
 fn many_changes_under_load_lose_nothing_and_leave_nothing_behind() {
     let (rounds, is_long) = (rounds(), rounds() > 30);

@@ -1,5 +1,6 @@
 //! Redis Streams: every entry is stored, whatever dies, and Redis is told only then.
 
+mod bridge;
 mod flow;
 mod group;
 mod kills;

@@ -190,6 +190,7 @@ fn claims(capabilities: &Capabilities) -> String {
         list_by_created,
         counts,
         blobs,
+        states,
         prune,
         parallel_calls,
     } = capabilities;
@@ -201,7 +202,7 @@ fn claims(capabilities: &Capabilities) -> String {
         (*list_by_created, "lists newest first"),
         (*counts, "counts"),
         (*prune, "prune"),
-        (*blobs, "blobs"),
+        (*blobs, if *states { "blobs" } else { "blobs alone" }),
     ];
     let claimed: Vec<&str> = all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect();
     format!("claims: {}, {parallel_calls} calls at once", claimed.join(", "))
