@@ -200,9 +200,4 @@ fn many_changes_under_load_lose_nothing_and_leave_nothing_behind() {
     assert!(lost.is_empty(), "{} are lost: {lost:?}", lost.len());
     let (status, log) = worker.terminate(SOON);
     assert_eq!(status.code(), Some(0), "{log}");
-    assert!(logged_changes(&log) >= rounds);
-}
-
-fn logged_changes(log: &storage_worker_tests::worker::Log) -> usize {
-    log.all("storage.reloaded").len() + log.all("storage.not_reloaded").len()
 }
