@@ -37,7 +37,7 @@ use crate::source::pubsub::PubSub;
 use crate::source::redis_client::{RedisClient, RedisClientError};
 use crate::source::streams::Streams;
 use crate::storage::explain::Setting;
-use crate::storage::{Current, OpenError, Plan, Problems};
+use crate::storage::{Current, OpenError, Plan, Problems, ReloadError};
 use crate::telemetry::metrics::Metrics;
 use crate::worker::{Died, Left, Parts, Served, Worker};
 
@@ -149,8 +149,12 @@ pub async fn run(loaded: Loaded, reread: Reread) -> Result<(), AppError> {
                 Signal::Reload => {
                     info!("SIGHUP, reading the configuration again");
                     let keeper = Arc::clone(&app.keeper);
-                    // How it ends is in the log.
-                    tokio::spawn(async move { keeper.reload(false).await.map(drop) });
+                    tokio::spawn(async move {
+                        // Whatever had its turn has logged how it ended.
+                        if let Err(error @ (ReloadError::TooMany | ReloadError::Ending)) = keeper.reload(false).await {
+                            warn!(%error, "storage.not_reloaded");
+                        }
+                    });
                 }
                 Signal::End(signal) => {
                     info!(signal, "storage_worker.stopping");

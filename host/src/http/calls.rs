@@ -59,15 +59,15 @@ impl Calls {
 
     /// Waits for a place; the time that this takes is part of the call's.
     pub(crate) async fn place(&self, current: &Current, timeout: Duration) -> Result<Place, Refused> {
-        let tree = current.tree().map_err(|reason| Refused::Unavailable(reason, None))?;
         let timeout = timeout.min(self.timeout);
         let deadline = Instant::now() + timeout;
-        match timeout_at(deadline.into(), Arc::clone(&self.places).acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Place { permit, tree, deadline, timeout }),
-            Ok(Err(_)) | Err(_) => {
-                Err(too_late("storage is busy with other calls and had no place for this one", timeout))
-            }
-        }
+        let place = timeout_at(deadline.into(), Arc::clone(&self.places).acquire_owned()).await;
+        let Ok(Ok(permit)) = place else {
+            return Err(too_late("storage is busy with other calls and had no place for this one", timeout));
+        };
+        // Not before, since the tree may be changed while a call waits for its place.
+        let tree = current.tree().map_err(|reason| Refused::Unavailable(reason, None))?;
+        Ok(Place { permit, tree, deadline, timeout })
     }
 }
 

@@ -12,8 +12,9 @@ use super::breaker::BreakerState;
 use super::config::Config;
 use super::deadline::{Missed, within};
 use super::guard::Guard;
+use super::inside::Inside;
 use super::plan::{Edge, Identity, Plan};
-use super::plugin::About;
+use super::plugin::{About, Plugin};
 
 /// A plugin looks at its deadline by itself; only one that does not is left behind.
 const GRACE: Duration = Duration::from_millis(200);
@@ -29,9 +30,9 @@ pub struct Tree {
 }
 
 /// An opened backend.
-#[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) guard: Arc<Guard>,
+    plugin: Arc<dyn Plugin>,
     pub(crate) about: About,
     pub(crate) notes: Vec<String>,
     pub(crate) children: Vec<Edge>,
@@ -76,11 +77,18 @@ impl Node {
         let planned = &plan.nodes[node];
         Self {
             guard,
+            plugin: Arc::clone(&planned.plugin),
             about: planned.about.clone(),
             notes: planned.description.notes.clone(),
             children: planned.children.clone(),
             identity: plan.identity(node),
         }
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Node").field("guard", &self.guard).field("about", &self.about).finish_non_exhaustive()
     }
 }
 
@@ -170,8 +178,12 @@ impl Tree {
             let limit = deadline.saturating_duration_since(Instant::now()).min(self.config.close_timeout);
             let (guard, is_flushed) = (Arc::clone(&node.guard), !self.read_only);
             let instance = Arc::clone(guard.instance());
-            let reasons = match within("close", limit + GRACE, &|| false, move || end(&guard, is_flushed, limit), drop)
-            {
+            let inside = Inside::to_close(&node.plugin, &instance, node.identity.options());
+            let work = move || {
+                let _inside = inside;
+                end(&guard, is_flushed, limit)
+            };
+            let reasons = match within("close", limit + GRACE, &|| false, work, drop) {
                 Ok(reasons) => reasons,
                 Err(Missed::Late | Missed::Stopped) => vec![format!("it did not end within {limit:?}")],
                 Err(Missed::Panicked(message)) => vec![format!("it panicked: {message}")],

@@ -178,6 +178,7 @@ impl Worker {
             };
             groups.intakes.spawn(format!("intake-{}", source.name()), move || intake.run(source))?;
         }
+        show_generation(&shared.counters.metrics, shared.slot.current().generation);
         let (groups, died) = (tokio::sync::Mutex::new(groups), tokio::sync::Mutex::new(died));
         Ok(Self { shared, sources: controls, lanes, draining: AtomicBool::new(false), groups, died })
     }
@@ -186,7 +187,10 @@ impl Worker {
     ///
     /// Returns the one before; a call may still be under way in it for as long as somebody else holds it too.
     pub fn replace(&self, served: Served) -> Arc<Served> {
-        self.shared.slot.replace(served)
+        let generation = served.generation;
+        let before = self.shared.slot.replace(served);
+        show_generation(&self.shared.counters.metrics, generation);
+        before
     }
 
     /// Waits until one of its threads has panicked, which is a defect: the worker is to be drained and begun anew.
@@ -256,6 +260,10 @@ impl Worker {
         let settled = counters.processed.get() + counters.dead_letters.get();
         Left { deliveries: counters.taken.get().saturating_sub(settled), confirmations: self.shared.outbox.len() }
     }
+}
+
+fn show_generation(metrics: &Metrics, generation: u64) {
+    metrics.generation.set(generation.try_into().unwrap_or(i64::MAX));
 }
 
 /// Starts what comes behind the lanes: the confirmer and the writer of dead letters.
