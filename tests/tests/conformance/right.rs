@@ -75,7 +75,7 @@ fn without_strace_nothing_is_called_synced() {
 #[test]
 fn what_is_sent_over_tls_is_for_the_far_side_to_sync() {
     let server = PostgresServer::start_with(&["ssl=on", "fsync=off", "full_page_writes=off"]);
-    let options = format!(r#"{{"url":"{}?sslmode=require"}}"#, server.url());
+    let options = format!(r#"{{"url":"{}?sslmode=require","durability":"durable"}}"#, server.url());
     let behavior = "durability.synced_before_answered";
 
     let answer = Kit::new().run(&["postgres", "--options", &options, "--only", behavior, "--output", "json"]);
