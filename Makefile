@@ -4,7 +4,7 @@ CARGO_HOME ?= $(HOME)/.cargo
 export PATH := $(PATH):$(CARGO_HOME)/bin:/usr/local/bin:/opt/homebrew/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench lint
+.PHONY: help setup build demo test soak bench lint
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ test: setup ## Run all tests
 	cargo build --workspace
 	cargo test --workspace
 	CARGO_PROFILE_DEV_DEBUG=false cargo test --manifest-path examples/sqlite/Cargo.toml --locked --target-dir target/variants
+
+soak: setup ## Run the long variants of tests: 300 reloads under load (some minutes)
+	cargo build --workspace
+	RELOADS=300 cargo test -p storage-worker-tests --test system many_changes -- --nocapture
 
 bench: ## Measure against the budgets (release build, some minutes); BENCH="--help" names the rows
 	@scripts/setup.sh cargo cc redis-server

@@ -29,16 +29,18 @@ use crate::config::{Config, ConfigError, Loaded};
 use crate::http::{self, AppState, BindError, JournalHealth, Listener, WorkerStatus};
 use crate::journal::config::Mode;
 use crate::journal::{self, Journal, JournalError};
+use crate::letters::desk::Desk;
 use crate::plugin::Loader;
 use crate::plugin::lock::Lock;
 use crate::secret::redact_url;
+use crate::source::fed::Fed;
 use crate::source::journaled::Journaled;
 use crate::source::pubsub::PubSub;
 use crate::source::redis_client::{RedisClient, RedisClientError};
 use crate::source::streams::Streams;
 use crate::source::{Source, now};
 use crate::storage::explain::Setting;
-use crate::storage::{Current, OpenError, Plan};
+use crate::storage::{Current, OpenError, Plan, Problems, ReloadError};
 use crate::telemetry::metrics::Metrics;
 use crate::worker::{Died, Left, Parts, Served, Worker};
 
@@ -115,6 +117,15 @@ pub fn check_journal(loaded: &Loaded) -> Result<(), ConfigError> {
     }
 }
 
+/// Makes sense of some backends of a configuration and what is below them; opens nothing.
+///
+/// # Errors
+/// Everything that is wrong with them, each with its line.
+pub fn plan_some(loaded: &Loaded, metrics: &Metrics, names: &[&str]) -> Result<Plan, ConfigError> {
+    let loader = with_lock(loaded, &loader(loaded, metrics))?;
+    Plan::of_some(&loaded.config.storage, &loaded.config.backends, &loader, names).map_err(placed(loaded))
+}
+
 fn loader(loaded: &Loaded, metrics: &Metrics) -> Loader {
     let storage = &loaded.config.storage;
     Loader::new(&storage.plugin_dirs, storage.plugin_cache_dir.as_deref(), Arc::new(metrics.clone()))
@@ -122,14 +133,22 @@ fn loader(loaded: &Loaded, metrics: &Metrics) -> Loader {
 
 /// The plan of a configuration, with the plugins that a loader knows already.
 fn plan_with(loaded: &Loaded, loader: &Loader) -> Result<Plan, ConfigError> {
+    let loader = with_lock(loaded, loader)?;
+    Plan::of(&loaded.config.storage, &loaded.config.backends, &loader).map_err(placed(loaded))
+}
+
+/// The loader as a configuration wants it.
+fn with_lock(loaded: &Loaded, loader: &Loader) -> Result<Loader, ConfigError> {
     let storage = &loaded.config.storage;
     let lock = loaded.file.as_deref().map(Lock::beside).transpose();
     let lock = lock.map_err(|error| ConfigError::Problems(vec![loaded.problem(&["backends"], error.to_string())]))?;
-    let loader = loader.looking_in(&storage.plugin_dirs, storage.plugin_cache_dir.as_deref()).with_lock(lock.flatten());
-    Plan::of(storage, &loaded.config.backends, &loader).map_err(|problems| {
-        let place = |problem: crate::storage::Problem| loaded.problem(&problem.path, problem.message);
-        ConfigError::Problems(problems.0.into_iter().map(place).collect())
-    })
+    Ok(loader.looking_in(&storage.plugin_dirs, storage.plugin_cache_dir.as_deref()).with_lock(lock.flatten()))
+}
+
+/// Problems of storage with their lines.
+fn placed(loaded: &Loaded) -> impl Fn(Problems) -> ConfigError + '_ {
+    let place = |problem: crate::storage::Problem| loaded.problem(&problem.path, problem.message);
+    move |problems| ConfigError::Problems(problems.0.into_iter().map(place).collect())
 }
 
 /// Runs the worker until it is told to end. `reread` gives the configuration as it is when storage is to be changed.
@@ -149,8 +168,12 @@ pub async fn run(loaded: Loaded, reread: Reread) -> Result<(), AppError> {
                 Signal::Reload => {
                     info!("SIGHUP, reading the configuration again");
                     let keeper = Arc::clone(&app.keeper);
-                    // How it ends is in the log.
-                    tokio::spawn(async move { keeper.reload(false).await.map(drop) });
+                    tokio::spawn(async move {
+                        // Whatever had its turn has logged how it ended.
+                        if let Err(error @ (ReloadError::TooMany | ReloadError::Ending)) = keeper.reload(false).await {
+                            warn!(%error, "storage.not_reloaded");
+                        }
+                    });
                 }
                 Signal::End(signal) => {
                     info!(signal, "storage_worker.stopping");
@@ -193,7 +216,9 @@ impl App {
         // Before anything is received: an address in use must not cost an event.
         let public = Listener::bind("http", config.http.listen).await?;
         let admin = Listener::bind("admin", config.admin.listen).await?;
-        let worker = Arc::new(start_worker(&config, &plan, redis, &current, &metrics)?);
+        let fed = Fed::default();
+        let (feed, desk) = (fed.feed(), Desk::new(&config.dead_letters));
+        let worker = Arc::new(start_worker(&config, &plan, redis, &current, &metrics, fed)?);
         let draining = Arc::new(AtomicBool::new(false));
         info!(
             backend = config.storage.backend,
@@ -222,8 +247,15 @@ impl App {
             let keeper = Arc::clone(&reload);
             Box::pin(async move { keeper.reload(force).await })
         };
-        let parts =
-            http::Parts { storage: current, worker: worker_status, metrics, settings, reload: Box::new(reload) };
+        let parts = http::Parts {
+            storage: current,
+            worker: worker_status,
+            metrics,
+            settings,
+            reload: Box::new(reload),
+            desk,
+            feed,
+        };
         let state = AppState::new(parts, &http);
         for (listener, router) in [(public, http::public(&state)), (admin, http::admin(&state))] {
             // Served until the process ends: health is worth most while the worker drains.
@@ -269,8 +301,9 @@ fn start_worker(
     redis: RedisClient,
     current: &Arc<Current>,
     metrics: &Metrics,
+    fed: Fed,
 ) -> Result<Worker, AppError> {
-    let mut sources: Vec<Box<dyn Source>> = Vec::new();
+    let mut sources: Vec<Box<dyn Source>> = vec![Box::new(fed)];
     let is_journaled = config.source.pubsub.enabled && config.journal.mode != Mode::Off;
     if config.source.pubsub.enabled {
         let channels = config.events.channels().map(str::to_owned);

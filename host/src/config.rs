@@ -21,7 +21,7 @@ pub use self::error::{ConfigError, Problem};
 pub use self::origins::{Origins, Setting};
 pub use self::tree::Origin;
 use crate::storage::config::{BackendConfig, Backends};
-use crate::{event, http, journal, source, storage, worker};
+use crate::{event, http, journal, letters, source, storage, worker};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ pub struct Config {
     /// `[journal]`.
     pub journal: journal::config::Config,
     /// `[dead_letters]`.
-    pub dead_letters: worker::config::DeadLettersConfig,
+    pub dead_letters: letters::config::DeadLettersConfig,
     /// `[backends]`.
     pub backends: Backends,
 }
@@ -62,7 +62,7 @@ impl Default for Config {
             worker: worker::config::Config::default(),
             storage: storage::config::Config::default(),
             journal: journal::config::Config::default(),
-            dead_letters: worker::config::DeadLettersConfig::default(),
+            dead_letters: letters::config::DeadLettersConfig::default(),
             backends: Backends::from([("file".to_owned(), file)]),
         }
     }

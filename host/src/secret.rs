@@ -143,12 +143,30 @@ fn redact_parameters(text: &str) -> Option<String> {
             continue;
         }
         let value = &text[equals + 1..];
-        let end = value.find(|c: char| c.is_whitespace() || "&\"'`<>,;)".contains(c)).unwrap_or(value.len());
+        let end = match value.chars().next().filter(|first| matches!(first, '\'' | '"')) {
+            // In quotes it may have anything but the quote.
+            Some(quote) => quoted_end(value, quote),
+            None => value.find(|c: char| c.is_whitespace() || "&\"'`<>,;)".contains(c)).unwrap_or(value.len()),
+        };
         redacted.push_str(&text[copied..=equals]);
         redacted.push_str(REDACTED);
         copied = equals + 1 + end;
     }
     (copied > 0).then(|| redacted + &text[copied..])
+}
+
+/// Where a text in quotes ends, behind the quote that closes it.
+fn quoted_end(text: &str, quote: char) -> usize {
+    let mut is_escaped = false;
+    for (at, char) in text.char_indices().skip(1) {
+        match char {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = true,
+            char if char == quote => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
 }
 
 #[cfg(test)]
@@ -182,6 +200,19 @@ mod tests {
             redact_url(text),
             "cannot connect to `redis://[redacted]@one:1`, then \"redis://[redacted]@two\": é host=x password=[redacted] dbname=y"
         );
+    }
+
+    #[test]
+    fn a_value_in_quotes_is_hidden_to_their_end() {
+        let cases = [
+            ("host=x password='ge heim' user=u", "host=x password=[redacted] user=u"),
+            ("{password=\"ge&heim\",x=1}", "{password=[redacted],x=1}"),
+            (r#"password="ge\"heim" x"#, "password=[redacted] x"),
+            ("password='never closed", "password=[redacted]"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(redact_url(text), expected, "{text}");
+        }
     }
 
     #[test]

@@ -20,16 +20,32 @@ use crate::query::{BlobPage, Counts, Fields, Health, Page, Prune, Pruned, Query}
 ///
 /// Calls come from several threads at once (at most [`Capabilities::parallel_calls`](crate::Capabilities)), are
 /// synchronous, and should be back before [`Call::deadline`]. What is passed in is borrowed for the call.
-/// A panic is caught and answered as [`ErrorKind::Internal`](crate::ErrorKind::Internal).
+///
+/// # Behavior
+/// - Calls at the same time lose nothing of each other, on the same ids and on different ones.
+/// - While what it stores in is away, a call answers `Unavailable` (or `Overloaded`) by its deadline.
+/// - What the capabilities do not offer is refused as `Configuration`.
+/// - No call panics, whatever ids, limits, cursors, times and keys it is given. A panic is caught all the same, and
+///   answered as [`ErrorKind::Internal`](crate::ErrorKind::Internal).
+///
+/// `storage-worker plugin test` asks for everything that stands under *Behavior* here and at the methods.
 pub trait Backend: Send + Sync + 'static {
     /// Joins states into the stored ones; the only write.
     ///
     /// # Behavior
-    /// - There is one answer for each item, in the items' order.
-    /// - A bad item is answered `Rejected` and does not take its neighbours along.
-    /// - What is answered `Durable` survives a crash of the process and of the machine from that moment on.
-    /// - Merging the same item again answers `Unchanged`.
-    /// - An id that occurs twice in a batch counts as two merges.
+    /// - What is stored afterwards is what [`State::merge`] makes of the stored state and the item's: whatever order events
+    ///   come in, alone or joined, once or again. An id that occurs twice in a batch counts as two merges.
+    /// - That holds for registers of every name, also of those that are not known yet, for references to bodies, for any
+    ///   Unicode text (NUL included), for the digits of numbers, and for bodies of 16 MiB. Of a history of more than
+    ///   [`MAX_HISTORY`](crate::names::MAX_HISTORY) entries the earliest are kept.
+    /// - There is one answer for each item, in the items' order. A batch may be empty, and may have 10 000 items.
+    /// - Ids are at most 64 letters, digits and `._:@~+-`; capitals and small letters differ. An item of any other id may
+    ///   come, say an empty one or one with `/`: it is stored like others or answered `Rejected` with `InvalidItem`, and
+    ///   its neighbours are taken.
+    /// - `Created` is answered once for an id, `Updated` when the state changed, `Unchanged` when it did not; `Accepted`, and
+    ///   no status, by a backend that does not know. A state of which nothing is known is `Unchanged`, and stores nothing.
+    /// - What is answered `Durable` survives a crash of the process and of the machine from that moment on, and is there
+    ///   when the place is opened again. A backend that claims `durable` answers nothing else.
     ///
     /// # Errors
     /// An error of the whole call means that nothing is known of any item; all are merged again.
@@ -38,8 +54,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Reads states.
     ///
     /// # Behavior
-    /// - There is one answer for each id, in the ids' order; none where nothing is stored.
-    /// - `incomplete` says that only a part of the state could be seen.
+    /// - There is one answer for each id, in the ids' order; none where nothing is stored. An id may occur twice.
+    /// - Bodies come only when they are asked for; [`State::without_bodies`] is what comes else.
+    /// - `incomplete` says that only a part of the state could be seen, since something is away.
     /// - What was answered to a merge is seen by every read that begins afterwards.
     ///
     /// # Errors
@@ -49,15 +66,17 @@ pub trait Backend: Send + Sync + 'static {
     /// Reads a page of states.
     ///
     /// # Behavior
+    /// - Ids are in the order of their bytes; [`Order`](crate::Order) says more.
     /// - In id order every state that is there from the first page to the last is seen exactly once, whatever else is
-    ///   merged or deleted meanwhile.
-    /// - A page without a cursor is the last one.
+    ///   merged or deleted meanwhile, and whoever else lists.
+    /// - Filters look at the states as they are now, not as they were when they were created.
+    /// - A page has at most `limit` states; one without a cursor is the last.
     ///
     /// # Errors
     /// `Configuration` for an order that the capabilities do not name, or a cursor that this backend did not give.
     fn list(&self, call: &Call, query: &Query) -> Result<Page>;
 
-    /// How many evaluations there are in each status.
+    /// How many evaluations there are in each status, now or as long ago as it says, at most 30 s.
     ///
     /// # Errors
     /// When they cannot be counted, or the capabilities do not offer it.
@@ -69,14 +88,15 @@ pub trait Backend: Send + Sync + 'static {
     /// Removes states; nothing remembers that they were there.
     ///
     /// # Behavior
-    /// - There is one answer for each item, in the items' order.
-    /// - With a digest, the state is removed only if it still has that digest.
+    /// - There is one answer for each item, in the items' order; `Absent` where nothing is stored.
+    /// - What is deleted is in no read any more, also when the place is opened again; merged again it is `Created`.
+    /// - With a digest, the state is removed only if it still has that digest: nothing is lost that is merged meanwhile.
     ///
     /// # Errors
     /// An error of the whole call means that nothing is known of any item.
     fn delete(&self, call: &Call, items: &[Delete<'_>]) -> Result<Vec<Deleted>>;
 
-    /// How the backend is; cheap, and never waits.
+    /// How the backend is; cheap, and never waits, not even for a merge that is under way.
     fn health(&self) -> Health;
 
     /// Makes everything that was answered durable, as far as the backend ever does.
@@ -85,13 +105,21 @@ pub trait Backend: Send + Sync + 'static {
     /// When that failed; what was answered `Durable` is so regardless.
     fn flush(&self, call: &Call) -> Result<()>;
 
-    /// Ends everything that runs and frees what is held. Called once, last; no other call follows.
+    /// Ends everything that runs and frees what is held: threads, file descriptors, memory, locks. Called last.
+    ///
+    /// # Behavior
+    /// - The same place can be opened again afterwards.
+    /// - A second `close` does no harm, and any other call answers an error; the macros of plugin-api see to both.
     ///
     /// # Errors
     /// When something could not be ended; the backend is dropped all the same.
     fn close(&self, call: &Call) -> Result<()>;
 
     /// Removes old terminal evaluations, at most as many as asked; called again until nothing is left.
+    ///
+    /// # Behavior
+    /// - Only what ended, and before the time, is removed; what never ended stays, however old it is.
+    /// - `more` says that there may be more; a dry run removes nothing.
     ///
     /// # Errors
     /// When it failed, or the capabilities do not offer it.
@@ -100,7 +128,8 @@ pub trait Backend: Send + Sync + 'static {
         Err(Error::not_offered("prune"))
     }
 
-    /// Stores a blob under a key; storing it again only makes it younger.
+    /// Stores a blob under a key, the SHA-256 of its bytes; storing it again only makes it younger. It is as durable as the
+    /// backend claims to be.
     ///
     /// # Errors
     /// When it is not durable, or the capabilities do not offer it.
@@ -118,7 +147,7 @@ pub trait Backend: Send + Sync + 'static {
         Err(Error::not_offered("get_blob"))
     }
 
-    /// Lists blobs in key order, behind a key.
+    /// Lists blobs in key order, behind a key, at most `limit`.
     ///
     /// # Errors
     /// When they cannot be listed, or the capabilities do not offer it.
@@ -127,7 +156,7 @@ pub trait Backend: Send + Sync + 'static {
         Err(Error::not_offered("scan_blobs"))
     }
 
-    /// Removes a blob if it was not stored again since a time (microseconds). True if it is gone.
+    /// Removes a blob if it was not stored again since a time (microseconds). True if it is gone, false if it stays.
     ///
     /// # Errors
     /// When it failed, or the capabilities do not offer it.
@@ -210,13 +239,15 @@ pub trait OpenBackend: Backend + Sized {
     /// The options of the configuration; say `#[serde(deny_unknown_fields)]`, so that a typing error is found.
     type Options: DeserializeOwned;
 
-    /// Says what an instance of these options would be, and what is wrong with them. Has no side effects.
+    /// Says what an instance of these options would be, and what is wrong with them. Has no side effects: leaves no file
+    /// behind. An option that is not known is a problem that names it.
     fn check(options: &Self::Options, children: &[ChildDescription]) -> Description;
 
-    /// Opens an instance.
+    /// Opens an instance. Several may be open in a process, each with what is its own.
     ///
     /// # Errors
-    /// `Configuration` stops a start; `Unavailable` is tried again.
+    /// `Configuration` stops a start; `Unavailable` is tried again. A backend that claims `exclusive` refuses by one of them
+    /// what another instance has open.
     fn open(options: Self::Options, opening: Opening) -> Result<Self>;
 }
 
@@ -229,7 +260,8 @@ pub struct Opening {
     /// Until when `open` should be back.
     pub deadline: Instant,
     /// A command opens it only to read: nothing is made that was not there, nothing migrated. What cannot
-    /// be opened without that is refused as `Configuration`. Only calls that read follow.
+    /// be opened without that is refused as `Configuration`. Only `get`, `list`, `counts`, `get_blob`, `scan_blobs`,
+    /// `health` and `close` follow.
     pub read_only: bool,
     /// The way to the host's metrics; logs are `tracing` events.
     pub host: crate::plugin_host::Host,

@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 use crate::query::Health;
 
 /// A store of documents. Each has a version that the store changes with every write.
+///
+/// What is asked of a [`Backend`](crate::Backend) is asked of the store with the host's merge above it. So what stands at
+/// its methods holds here: of bad items, calls at the same time, a far side that is away, durability and closing.
 pub trait DocumentStore: Send + Sync + 'static {
     /// Reads documents: one answer for each id, in the ids' order; none where nothing is stored.
     ///
@@ -19,11 +22,19 @@ pub trait DocumentStore: Send + Sync + 'static {
 
     /// Writes documents, each only if its version is still the expected one. One answer for each, in order.
     ///
+    /// # Behavior
+    /// - Comparison and write are one step; between them nobody else writes that document.
+    /// - A version is never used again for an id, not even after the document was deleted.
+    /// - A document that cannot be stored, say under an empty id or one with `/`, is answered `Failed` with `InvalidItem`,
+    ///   and its neighbours are written.
+    /// - A store that claims `durable` has synced what it answers `Done`. Every read that begins afterwards sees it.
+    ///
     /// # Errors
     /// An error of the whole call means that nothing is known of any of them.
     fn put(&self, call: &Call, puts: &[Put<'_>]) -> Result<Vec<PutAnswer>>;
 
-    /// Reads documents in id order, behind an id.
+    /// Reads documents in id order (that of bytes), behind an id: each that is there throughout once, whatever else is
+    /// written meanwhile.
     ///
     /// # Errors
     /// When they cannot be read.

@@ -1,4 +1,4 @@
-//! GET requests to a worker.
+//! Requests to a worker.
 
 use std::time::Duration;
 
@@ -63,6 +63,27 @@ impl Http {
         let status = response.status().as_u16();
         let body = response.body_mut().with_config().limit(64 << 20).read_to_string()?;
         Ok(Answer { status, body })
+    }
+
+    /// The answer to a POST of nothing, however long that takes.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    #[track_caller]
+    pub fn post(&self, path: &str) -> Answer {
+        self.try_post(path).unwrap_or_else(|error| panic!("POST {}{path}: {error}", self.base))
+    }
+
+    /// The answer to a POST of nothing, if there is one.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn try_post(&self, path: &str) -> Result<Answer, ureq::Error> {
+        let request = self.agent.post(format!("{}{path}", self.base)).config().timeout_global(None).build();
+        let mut response = request.send_empty()?;
+        let body = response.body_mut().read_to_string()?;
+        Ok(Answer { status: response.status().as_u16(), body })
     }
 
     /// The sum of a metric over its labels, of those lines that hold every given text; 0 where there is none.

@@ -39,7 +39,7 @@ impl PostgresServer {
         Self::start_with(&["fsync=off", "full_page_writes=off"])
     }
 
-    /// Starts a server with settings (`name=value`).
+    /// Starts a server with settings (`name=value`). With `ssl=on` it has a certificate that it signed itself.
     ///
     /// # Panics
     /// When there is no PostgreSQL, or it does not answer in time.
@@ -60,6 +60,9 @@ impl PostgresServer {
             .output()
             .expect("run initdb");
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        if server.settings.iter().any(|setting| setting == "ssl=on") {
+            server.make_certificate();
+        }
         // Another program may take the free port before the server does: then another one is tried.
         for _ in 0..5 {
             if server.try_start() {
@@ -165,6 +168,19 @@ impl PostgresServer {
         });
         self.process = answers.then_some(process);
         answers
+    }
+
+    /// Where the server looks for it. `openssl` comes with the package of PostgreSQL.
+    fn make_certificate(&self) {
+        let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "server.key"];
+        let made = self
+            .command("openssl")
+            .current_dir(self.data())
+            .args(["req", "-x509", "-subj", "/CN=localhost", "-days", "2", "-out", "server.crt"])
+            .args(key)
+            .output()
+            .expect("run openssl");
+        assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
     }
 
     fn data(&self) -> PathBuf {

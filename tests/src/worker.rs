@@ -141,6 +141,16 @@ impl Setup {
         worker
     }
 
+    /// Writes the configuration to its file, which a worker that runs reads when it is told to.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write(&self) -> PathBuf {
+        let config = self.path("storage-worker.toml");
+        std::fs::write(&config, self.config.to_string()).expect("write the configuration");
+        config
+    }
+
     /// Starts a command that runs on until it is told to end, and waits for nothing.
     ///
     /// # Panics
@@ -158,8 +168,7 @@ impl Setup {
     /// A command of the worker with this configuration, not started yet.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let config = self.path("storage-worker.toml");
-        std::fs::write(&config, self.config.to_string()).expect("write the configuration");
+        let config = self.write();
         let mut command = match &self.tracer {
             Some(tracer) => {
                 let program = find_program(&tracer[0]).unwrap_or_else(|| panic!("`{}` is not installed", tracer[0]));

@@ -1,7 +1,9 @@
 //! The thread that opens storage, changes it while the worker runs, and closes it at the end.
 //!
 //! One thread, so that no two of these meet: a change that is asked for meanwhile waits its turn. Plugins block, and this
-//! is where they may.
+//! is where they may. `keeper/change.rs` is what happens when it is a change's turn.
+
+mod change;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -11,9 +13,8 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use tokio::sync::oneshot;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
-use super::waiting::Waiting;
 use crate::config::{Config, ConfigError, Loaded};
 use crate::plugin::Loader;
 use crate::storage::explain::Setting;
@@ -128,7 +129,7 @@ impl Running {
         let mut failed = Some(failed);
         loop {
             if self.tree.is_none() && !self.is_stopping() {
-                match self.open() {
+                match self.open(&Self::is_interrupted) {
                     Ok(()) => failed = None,
                     Err(OpenError::Stopped) => {}
                     Err(error) => match failed.take() {
@@ -168,12 +169,11 @@ impl Running {
     }
 
     /// Opens the plan in force, however long that takes.
-    fn open(&mut self) -> Result<(), OpenError> {
+    fn open(&mut self, stop: &dyn Fn(&Self) -> bool) -> Result<(), OpenError> {
         let Parts { plan, metrics, current, .. } = &self.parts;
         let rest = self.rest.clone();
         let carried = rest.as_deref().map_or_else(|| Carried::nothing(plan), |rest| Carried::from(rest, plan));
-        let interrupted = || self.is_interrupted();
-        let tree = plan.open_beside(&carried, Patience::Endless, metrics, Some(current), &interrupted)?;
+        let tree = plan.open_beside(&carried, Patience::Endless, metrics, Some(current), &|| stop(self))?;
         self.serve(Arc::new(tree));
         self.rest = None;
         Ok(())
@@ -196,122 +196,6 @@ impl Running {
         current.put(Arc::clone(&tree));
         self.tree = Some(tree);
         worker.replace(served)
-    }
-
-    /// One change from beginning to end. After an error everything is as it was before.
-    fn change(&mut self, force: bool) -> Result<Reloaded, ReloadError> {
-        let began = Instant::now();
-        let outcome = match self.read_again() {
-            Ok((loaded, plan)) => self.change_to(plan, &loaded, force),
-            Err(error) => Err(ReloadError::Config(error.problems().iter().map(ToString::to_string).collect())),
-        };
-        match &outcome {
-            Ok(Reloaded { generation, opened, closed, .. }) => {
-                let took_ms = began.elapsed().as_millis();
-                info!(generation, ?opened, ?closed, took_ms = %took_ms, "storage.reloaded");
-            }
-            Err(error) => warn!(%error, generation = self.parts.generation, "storage.not_reloaded"),
-        }
-        outcome
-    }
-
-    fn read_again(&self) -> Result<(Loaded, Plan), ConfigError> {
-        let loaded = (self.parts.reread)()?;
-        let plan = super::plan_with(&loaded, &self.parts.loader)?;
-        Ok((loaded, plan))
-    }
-
-    fn change_to(&mut self, plan: Plan, loaded: &Loaded, force: bool) -> Result<Reloaded, ReloadError> {
-        let restart = needing_a_restart(&self.parts.config, &loaded.config);
-        let Some(old) = self.tree.clone().or_else(|| self.rest.clone()) else {
-            let tree = self.open_now(&plan, &Carried::nothing(&plan))?;
-            let opened = names(&tree, &|_| true);
-            self.adopt(plan, loaded);
-            self.serve(Arc::new(tree));
-            return Ok(Reloaded { generation: self.parts.generation, opened, restart, ..Reloaded::default() });
-        };
-        let carried = Carried::from(&old, &plan);
-        let is_same = carried.is_whole(&old) && self.parts.config.storage == loaded.config.storage;
-        if is_same && self.tree.is_some() {
-            return Ok(Reloaded { generation: self.parts.generation, restart, ..Reloaded::default() });
-        }
-        if !force && let Some(fallback) = old.dropped_fallback(&plan, self.parts.config.storage.call_timeout)? {
-            return Err(ReloadError::Fallback(fallback.to_string()));
-        }
-        let handed_over = carried.handed_over(&old, &plan);
-        let tree = match handed_over.is_empty() {
-            true => self.open_now(&plan, &carried)?,
-            false => self.hand_over(&plan, &old, &carried, &handed_over)?,
-        };
-        let opened = names(&tree, &|guard| !carried.has(guard));
-        let closed = names(&old, &|guard| !carried.has(guard));
-        self.adopt(plan, loaded);
-        let before = self.serve(Arc::new(tree));
-        self.rest = None;
-        if handed_over.is_empty() {
-            self.close_rest(&old, &carried, before);
-        }
-        Ok(Reloaded { generation: self.parts.generation, opened, closed, restart })
-    }
-
-    fn open_now(&self, plan: &Plan, carried: &Carried) -> Result<Tree, ReloadError> {
-        let stopping = || self.is_stopping();
-        Ok(plan.open_beside(carried, Patience::None, &self.parts.metrics, None, &stopping)?)
-    }
-
-    /// Closes what only one can have open, then opens it as the plan asks. Events wait meanwhile.
-    fn hand_over(
-        &mut self,
-        plan: &Plan,
-        old: &Arc<Tree>,
-        carried: &Carried,
-        names: &[Arc<str>],
-    ) -> Result<Tree, ReloadError> {
-        let Parts { worker, current, config, .. } = &self.parts;
-        current.clear(format!("storage is being handed over: {} is opened anew", names.join(", ")));
-        let before = worker.replace(Served {
-            backend: Arc::new(Waiting::new(Arc::clone(current))),
-            name: Arc::clone(old.root().instance()),
-            generation: self.parts.generation,
-            call_timeout: config.storage.call_timeout,
-        });
-        self.tree = None;
-        self.rest = Some(Arc::clone(old));
-        let failures = self.close_rest(old, carried, before);
-        if let Some(failure) = failures.into_iter().next() {
-            // Its successor could not have what it still holds; the next round opens the old tree again.
-            return Err(ReloadError::NotClosed(failure.instance.to_string(), failure.reason));
-        }
-        // The next round of `run` opens the old tree again if this fails.
-        self.open_now(plan, carried)
-    }
-
-    /// Closes what is not carried over, once no lane is in it any more.
-    fn close_rest(&self, old: &Tree, carried: &Carried, served: Arc<Served>) -> Vec<CloseFailure> {
-        let config = &self.parts.config.storage;
-        let deadline = Instant::now() + config.call_timeout;
-        while Arc::strong_count(&served) > 1 && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(1));
-        }
-        drop(served);
-        let failures = old.close_rest(carried, config.close_timeout);
-        for failure in &failures {
-            warn!(backend = %failure.instance, reason = failure.reason, "storage.close_failed");
-        }
-        failures
-    }
-
-    /// From now on this is the configuration in force, as far as it can change while the worker runs.
-    fn adopt(&mut self, plan: Plan, loaded: &Loaded) {
-        let parts = &mut self.parts;
-        parts.generation += 1;
-        parts.plan = plan;
-        parts.config.storage = loaded.config.storage.clone();
-        parts.config.backends = loaded.config.backends.clone();
-        let is_changed = |setting: &Setting| ["storage.", "backends."].iter().any(|part| setting.key.starts_with(part));
-        let mut settings = parts.settings.write().unwrap_or_else(PoisonError::into_inner);
-        settings.retain(|setting| !is_changed(setting));
-        settings.extend(loaded.settings().into_iter().map(Setting::from).filter(is_changed));
     }
 
     fn close(&mut self) -> Vec<CloseFailure> {
@@ -344,23 +228,4 @@ impl Running {
             thread::sleep(STEP);
         }
     }
-}
-
-fn names(tree: &Tree, wanted: &dyn Fn(&Arc<crate::storage::Guard>) -> bool) -> Vec<String> {
-    tree.guards().filter(|guard| wanted(guard)).map(|guard| guard.instance().to_string()).collect()
-}
-
-/// The sections, other than storage, in which two configurations differ.
-fn needing_a_restart(now: &Config, new: &Config) -> Vec<String> {
-    let differs = [
-        ("redis", now.redis != new.redis),
-        ("http", now.http != new.http),
-        ("admin", now.admin != new.admin),
-        ("source", now.source != new.source),
-        ("events", now.events != new.events),
-        ("worker", now.worker != new.worker),
-        ("journal", now.journal != new.journal),
-        ("dead_letters", now.dead_letters != new.dead_letters),
-    ];
-    differs.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section.to_owned()).collect()
 }

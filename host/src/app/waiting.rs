@@ -20,7 +20,7 @@ impl Waiting {
     }
 
     fn unavailable<T>(&self) -> Result<T> {
-        Err(Error::unavailable(self.current.tree().err().unwrap_or_else(|| "storage was just opened".to_owned())))
+        Err(Error::unavailable(self.current.tree().err().unwrap_or_else(|| "storage is being changed".to_owned())))
     }
 }
 

@@ -7,8 +7,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::Global;
-use super::output::{self, Output, plain};
-use super::storage::Reader;
+use super::output::{self, Output, plain, to_json};
+use super::storage::{Access, Storage};
+use crate::storage::read;
 
 /// Show a stored evaluation, with its history
 #[derive(Args, Debug)]
@@ -46,10 +47,11 @@ const BODIES: [&str; 3] = ["code", "output", "error"];
 
 /// Reads the evaluation and prints it.
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let reader = Reader::of(&global.load()?)?;
-    let Some((record, events)) = reader.evaluation(&arguments.id)? else {
+    let storage = Storage::root(&global.load()?, Access::Read)?;
+    let Some(evaluation) = read::evaluation(&*storage.first().backend, &storage.call(), &arguments.id)? else {
         anyhow::bail!("there is no evaluation `{}`", arguments.id);
     };
+    let (record, events) = (to_json(&evaluation)?, to_json(&evaluation.record.history)?);
     match global.output {
         Output::Json => output::print_json(&json!({ "evaluation": record, "events": events }))?,
         Output::Text => output::print(&text(&record, &events))?,

@@ -7,13 +7,13 @@ use clap::Args;
 use serde_json::Value;
 use storage_plugin_api::Status;
 
-use super::output::{Output, plain, write_part};
-use super::storage::Reader;
+use super::output::{Output, plain, to_json, write_part};
+use super::storage::{Access, Storage};
 use super::{Global, UsageError};
 use crate::http;
-use crate::storage::read::PageRequest;
+use crate::storage::read::{self, PageRequest};
 
-/// How many a worker gives at once.
+/// How many are read at once.
 const PAGE: usize = 1000;
 
 /// List stored evaluations, newest first
@@ -60,7 +60,8 @@ Exit codes: 0 done, 1 storage failed, 2 wrong usage or configuration";
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let since = arguments.since.as_deref().map(http::parse_time).transpose();
     let since = since.map_err(|error| UsageError(error.replacen("`since`", "`--since`", 1)))?;
-    let reader = Reader::of(&global.load()?)?;
+    let storage = Storage::root(&global.load()?, Access::Read)?;
+    let root = storage.first();
     let mut request = PageRequest {
         status: arguments.status.as_deref().and_then(Status::parse),
         language: arguments.language.clone(),
@@ -72,10 +73,11 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
     let mut listing = Listing::new(global.output);
     loop {
         request.limit = left.min(PAGE);
-        let page = reader.page(request.clone())?;
-        left = left.saturating_sub(page.evaluations.len());
+        let page = read::page(&*root.backend, &root.capabilities, &storage.call(), request.clone())?;
+        let evaluations = page.evaluations.iter().map(to_json).collect::<Result<Vec<_>, _>>()?;
+        left = left.saturating_sub(evaluations.len());
         request.cursor = page.next_cursor;
-        if !write_part(&listing.page(&page.evaluations))? {
+        if !write_part(&listing.page(&evaluations))? {
             return Ok(ExitCode::SUCCESS);
         }
         if left == 0 || request.cursor.is_none() {

@@ -5,15 +5,22 @@
 mod bridge;
 mod check;
 mod completions;
+mod copy;
+mod dead_letters;
+mod diff;
 mod explain;
 mod get;
 mod list;
 mod output;
 mod plugin;
+mod progress;
+mod prune;
 mod publish;
 mod reload;
+mod replay;
 mod run;
 mod storage;
+mod upkeep;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -93,6 +100,11 @@ enum Command {
     List(list::Arguments),
     Plugin(plugin::Arguments),
     Publish(publish::Arguments),
+    Copy(copy::Arguments),
+    Diff(diff::Arguments),
+    Prune(prune::Arguments),
+    DeadLetters(dead_letters::Arguments),
+    Replay(replay::Arguments),
     Reload(reload::Arguments),
     Completions(completions::Arguments),
 }
@@ -148,6 +160,11 @@ impl Command {
             Self::List(arguments) => list::run(arguments, global),
             Self::Plugin(arguments) => plugin::run(arguments, global),
             Self::Publish(arguments) => publish::run(arguments, global),
+            Self::Copy(arguments) => copy::run(arguments, global),
+            Self::Diff(arguments) => diff::run(arguments, global),
+            Self::Prune(arguments) => prune::run(arguments, global),
+            Self::DeadLetters(arguments) => dead_letters::run(arguments, global),
+            Self::Replay(arguments) => replay::run(arguments, global),
             Self::Reload(arguments) => reload::run(arguments, global),
             Self::Completions(arguments) => completions::run(arguments),
         }

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Write};
 
 use clap::ValueEnum;
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::config::{ConfigError, Origin, Problem};
@@ -48,6 +49,11 @@ pub(crate) fn plain(text: &str) -> String {
 /// Writes a JSON answer, on one line.
 pub(crate) fn print_json(value: &Value) -> io::Result<()> {
     print(&value.to_string())
+}
+
+/// The value as a worker's answer would be read: numbers keep their digits.
+pub(crate) fn to_json(value: &impl Serialize) -> serde_json::Result<Value> {
+    serde_json::from_slice(&serde_json::to_vec(value)?)
 }
 
 /// Writes something beside the answer.

@@ -1,140 +1,168 @@
-//! How the commands reach storage: through the worker that runs, or by opening it themselves if none does.
+//! How the commands reach storage: through the worker that runs, or by opening backends themselves if none does.
+//!
+//! Either way a command is given a [`Backend`], and is written once.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use serde::Serialize;
-use serde_json::Value;
-use storage_plugin_api::{Call, HistoryEntry};
+use storage_plugin_api::{Backend, Call, Capabilities};
 
 use crate::app;
 use crate::config::Loaded;
-use crate::http::client::{Client, ClientError, escape};
-use crate::storage::read::{self, PageRequest};
+use crate::http::BackendEntry;
+use crate::http::client::{Client, ClientError};
+use crate::http::remote::RemoteBackend;
 use crate::storage::{Current, OpenError, Tree};
+use crate::suggest::list;
 use crate::telemetry::metrics::Metrics;
 
 /// What an attempt to open may take beyond its time until its reason is known.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Reads what is stored.
-pub(crate) enum Reader {
-    /// A worker runs and is asked.
-    Worker(Client),
-    /// None does: this process has opened the tree.
-    Direct(Direct),
+/// What a command does with backends that it opens by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Nothing is made that was not there.
+    Read,
+    /// They are opened as a worker opens them.
+    Write,
 }
 
-/// A tree that this process has opened, to read.
-pub(crate) struct Direct {
+/// The backends of a command.
+pub(crate) struct Storage {
+    backends: Vec<Reached>,
+    call_timeout: Duration,
+    #[expect(dead_code, reason = "its end closes what was opened")]
+    opened: Option<Opened>,
+}
+
+/// A backend, wherever it is open.
+#[derive(Clone)]
+pub(crate) struct Reached {
+    pub(crate) name: String,
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) capabilities: Capabilities,
+}
+
+/// Backends that this process has opened. They are closed when this is dropped.
+struct Opened {
     tree: Tree,
     close_timeout: Duration,
-    call_timeout: Duration,
 }
 
-/// A page of records as JSON.
-pub(crate) struct Page {
-    pub(crate) evaluations: Vec<Value>,
-    pub(crate) next_cursor: Option<String>,
-}
-
-impl Reader {
-    /// Finds the worker of a configuration, or opens its storage.
-    pub(crate) fn of(loaded: &Loaded) -> anyhow::Result<Self> {
-        let client = Client::new(loaded.config.admin.listen);
-        match client.get("/livez") {
-            Ok(_) => Ok(Self::Worker(client)),
-            Err(ClientError::NothingListens(_)) => Direct::open(loaded).map(Self::Direct),
-            Err(error) => Err(error.into()),
+impl Storage {
+    /// The root of the tree: that of the worker, or that of the configuration.
+    pub(crate) fn root(loaded: &Loaded, access: Access) -> anyhow::Result<Self> {
+        let (client, entries) = of_worker(loaded)?;
+        match entries.into_iter().find(|entry| entry.root) {
+            Some(entry) => Ok(Self::with(loaded, vec![remote(&client, entry)], None)),
+            None => Self::opened(loaded, &[&loaded.config.storage.backend], access).with_context(|| no_worker(loaded)),
         }
     }
 
-    /// The record of an evaluation and its history; none if nothing is stored under the id.
-    pub(crate) fn evaluation(&self, id: &str) -> anyhow::Result<Option<(Value, Value)>> {
-        match self {
-            Self::Worker(client) => {
-                let path = format!("/evaluations/{}", escape(id));
-                let Some(record) = client.get(&path)? else { return Ok(None) };
-                let events = client.get(&format!("{path}/events"))?;
-                Ok(Some((record, events.unwrap_or_default())))
-            }
-            Self::Direct(direct) => {
-                let Some(evaluation) = read::evaluation(&**direct.tree.root(), &direct.call(), id)? else {
-                    return Ok(None);
-                };
-                let history: &Vec<HistoryEntry> = &evaluation.record.history;
-                Ok(Some((json(&evaluation)?, json(history)?)))
-            }
+    /// Backends by name, in the order of the names. One that the worker does not have is opened here.
+    pub(crate) fn named(loaded: &Loaded, names: &[&str], access: Access) -> anyhow::Result<Self> {
+        let (client, entries) = of_worker(loaded)?;
+        let is_remote = |name: &str| entries.iter().any(|entry| entry.name == name);
+        let missing: Vec<&str> = names.iter().copied().filter(|name| !is_remote(name)).collect();
+        if missing.is_empty() {
+            let entry = |name: &&str| entries.iter().find(|entry| entry.name == **name).cloned();
+            let backends = names.iter().filter_map(entry).map(|entry| remote(&client, entry)).collect();
+            return Ok(Self::with(loaded, backends, None));
         }
+        let here = Self::opened(loaded, &missing, access).with_context(|| match entries.as_slice() {
+            [] => no_worker(loaded),
+            entries => {
+                let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+                format!("the running worker has {} and not {}, which is opened here", list(&names), list(&missing))
+            }
+        })?;
+        let reach = |name: &&str| match entries.iter().find(|entry| entry.name == **name) {
+            Some(entry) => Some(remote(&client, entry.clone())),
+            None => here.backends.iter().find(|reached| reached.name == **name).cloned(),
+        };
+        let backends = names.iter().filter_map(reach).collect();
+        Ok(Self { backends, ..here })
     }
 
-    /// A page of records, as `GET /evaluations` answers.
-    pub(crate) fn page(&self, request: PageRequest) -> anyhow::Result<Page> {
-        let page = match self {
-            Self::Worker(client) => client.get(&page_path(&request))?.context("the worker answers no lists")?,
-            Self::Direct(direct) => {
-                let tree = &direct.tree;
-                json(&read::page(&**tree.root(), tree.capabilities(), &direct.call(), request)?)?
-            }
+    fn with(loaded: &Loaded, backends: Vec<Reached>, opened: Option<Opened>) -> Self {
+        Self { backends, call_timeout: loaded.config.storage.call_timeout, opened }
+    }
+
+    fn opened(loaded: &Loaded, names: &[&str], access: Access) -> anyhow::Result<Self> {
+        let opened = Opened::of(loaded, names, access)?;
+        let reached = |name: &&str| {
+            let guard = opened.tree.guard(name)?;
+            let (name, capabilities) = ((*name).to_owned(), guard.capabilities().clone());
+            Some(Reached { name, backend: Arc::clone(guard) as Arc<dyn Backend>, capabilities })
         };
-        let Value::Object(mut page) = page else { anyhow::bail!("a page of evaluations is no JSON object") };
-        let Some(Value::Array(evaluations)) = page.remove("evaluations") else {
-            anyhow::bail!("a page of evaluations has none")
-        };
-        let next_cursor = page.get("next_cursor").and_then(Value::as_str).map(str::to_owned);
-        Ok(Page { evaluations, next_cursor })
+        let backends = names.iter().filter_map(reached).collect();
+        Ok(Self::with(loaded, backends, Some(opened)))
+    }
+
+    /// The backends in the order in which they were asked for.
+    pub(crate) fn backends(&self) -> &[Reached] {
+        &self.backends
+    }
+
+    /// The first of them.
+    pub(crate) fn first(&self) -> &Reached {
+        self.backends.first().expect("there is one for each name that was asked for")
+    }
+
+    /// What the configuration lets a call take.
+    pub(crate) fn call_timeout(&self) -> Duration {
+        self.call_timeout
+    }
+
+    /// A call of that time.
+    pub(crate) fn call(&self) -> Call {
+        Call::with_budget(self.call_timeout)
     }
 }
 
-impl Direct {
-    fn open(loaded: &Loaded) -> anyhow::Result<Self> {
+/// What the worker has open; nothing if none runs.
+fn of_worker(loaded: &Loaded) -> anyhow::Result<(Client, Vec<BackendEntry>)> {
+    let client = Client::new(loaded.config.admin.listen);
+    match RemoteBackend::all(&client) {
+        Ok(entries) => Ok((client, entries)),
+        Err(ClientError::NothingListens(_)) => Ok((client, Vec::new())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn no_worker(loaded: &Loaded) -> String {
+    format!("no worker listens on `{}`, so storage is opened here", loaded.config.admin.listen)
+}
+
+fn remote(client: &Client, entry: BackendEntry) -> Reached {
+    let (name, capabilities) = (entry.name.clone(), entry.capabilities.clone());
+    Reached { name, backend: Arc::new(RemoteBackend::new(client.clone(), entry)), capabilities }
+}
+
+impl Opened {
+    fn of(loaded: &Loaded, names: &[&str], access: Access) -> anyhow::Result<Self> {
         let metrics = Metrics::new();
-        let plan = app::plan(loaded, &metrics)?.to_read();
+        let plan = app::plan_some(loaded, &metrics, names)?;
+        let plan = if access == Access::Read { plan.to_read() } else { plan };
         let config = &loaded.config.storage;
         let current = Current::opening();
         // A worker waits for its storage however long; a command gives up once every backend had its time.
         let limit = Instant::now() + config.open_timeout + GRACE;
         let opened = plan.open(&metrics, Some(&current), &|| Instant::now() >= limit);
-        let context = || format!("no worker listens on `{}`, so storage is opened here", loaded.config.admin.listen);
         let tree = match (opened, current.tree()) {
-            (Err(OpenError::Stopped), Err(waited_for)) => return Err(anyhow!(waited_for).context(context())),
-            (opened, _) => opened.with_context(context)?,
+            (Err(OpenError::Stopped), Err(waited_for)) => return Err(anyhow!(waited_for)),
+            (opened, _) => opened?,
         };
-        Ok(Self { tree, close_timeout: config.close_timeout, call_timeout: config.call_timeout })
-    }
-
-    fn call(&self) -> Call {
-        Call::with_budget(self.call_timeout)
+        Ok(Self { tree, close_timeout: config.close_timeout })
     }
 }
 
-impl Drop for Direct {
+impl Drop for Opened {
     fn drop(&mut self) {
         for failure in self.tree.close(self.close_timeout) {
             tracing::warn!(backend = %failure.instance, reason = failure.reason, "storage.close_failed");
         }
     }
-}
-
-fn page_path(request: &PageRequest) -> String {
-    let mut path = format!("/evaluations?limit={}", request.limit);
-    let mut add = |name: &str, value: &str| path.push_str(&format!("&{name}={}", escape(value)));
-    if let Some(status) = request.status {
-        add("status", status.as_str());
-    }
-    if let Some(language) = &request.language {
-        add("language", language);
-    }
-    if let Some(since) = request.since {
-        add("since", &storage_plugin_api::format_time(since));
-    }
-    if let Some(cursor) = &request.cursor {
-        add("cursor", cursor);
-    }
-    path
-}
-
-/// The value as a worker's answer would be read: numbers keep their digits.
-fn json(value: &impl Serialize) -> anyhow::Result<Value> {
-    Ok(serde_json::from_slice(&serde_json::to_vec(value)?)?)
 }

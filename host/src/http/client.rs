@@ -3,13 +3,19 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+use super::wire::MAX_BODY_BYTES;
 
 /// Beyond the worker's own timeout for reads, so that its answer is what people see.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Beyond the worker's own patience with what it was handed.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// A worker that may be running.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Client {
     agent: ureq::Agent,
     address: SocketAddr,
@@ -79,28 +85,73 @@ impl Client {
         }
     }
 
+    /// Sends something to be done and gives what the worker answers, once it is done.
+    ///
+    /// # Errors
+    /// As of [`Self::post`].
+    pub fn ask<T: DeserializeOwned>(&self, path: &str, body: &[u8]) -> Result<T, ClientError> {
+        let (status, answer) = self.call(path, body, PATIENCE)?;
+        if status == 200 {
+            return self.understood(serde_json::from_slice(&answer));
+        }
+        let body = serde_json::from_slice(&answer).map_err(|_| String::from_utf8_lossy(&answer).into_owned());
+        Err(self.refused(status, body))
+    }
+
+    /// Sends a body and answers the status and the body of the answer, whatever they are.
+    ///
+    /// # Errors
+    /// As of [`Self::get`].
+    pub(super) fn call(&self, path: &str, body: &[u8], timeout: Duration) -> Result<(u16, Vec<u8>), ClientError> {
+        let send = |url: String| {
+            let request = self.agent.post(url).config().timeout_global(Some(timeout)).build();
+            request.header("content-type", "application/json").send(body)
+        };
+        let mut response = self.send(send, path)?;
+        let status = response.status().as_u16();
+        let body = response.body_mut().with_config().limit(MAX_BODY_BYTES as u64).read_to_vec();
+        Ok((status, body.map_err(|error| self.failed(error))?))
+    }
+
+    /// What the worker answered, if it could be understood.
+    pub(super) fn understood<T>(&self, parsed: serde_json::Result<T>) -> Result<T, ClientError> {
+        parsed.map_err(|error| self.failed(error))
+    }
+
     /// The status and the body: JSON, or else the text.
     fn answer(
         &self,
         send: impl FnOnce(String) -> Result<ureq::http::Response<ureq::Body>, ureq::Error>,
         path: &str,
     ) -> Result<(u16, Result<Value, String>), ClientError> {
+        let mut response = self.send(send, path)?;
+        let status = response.status().as_u16();
+        let text = response.body_mut().with_config().limit(u64::MAX).read_to_string();
+        let text = text.map_err(|error| self.failed(error))?;
+        Ok((status, serde_json::from_str(&text).map_err(|_| text)))
+    }
+
+    fn send(
+        &self,
+        send: impl FnOnce(String) -> Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+        path: &str,
+    ) -> Result<ureq::http::Response<ureq::Body>, ClientError> {
         let address = self.address;
         if address.port() == 0 {
             return Err(ClientError::NothingListens(address));
         }
-        let failed = |source: ureq::Error| ClientError::Failed { address, source: Box::new(source) };
-        let mut response = match send(format!("http://{address}{path}")) {
-            Ok(response) => response,
-            Err(ureq::Error::ConnectionFailed) => return Err(ClientError::NothingListens(address)),
+        match send(format!("http://{address}{path}")) {
+            Ok(response) => Ok(response),
+            Err(ureq::Error::ConnectionFailed) => Err(ClientError::NothingListens(address)),
             Err(ureq::Error::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                return Err(ClientError::NothingListens(address));
+                Err(ClientError::NothingListens(address))
             }
-            Err(error) => return Err(failed(error)),
-        };
-        let status = response.status().as_u16();
-        let text = response.body_mut().with_config().limit(u64::MAX).read_to_string().map_err(failed)?;
-        Ok((status, serde_json::from_str(&text).map_err(|_| text)))
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    fn failed(&self, source: impl std::error::Error + Send + Sync + 'static) -> ClientError {
+        ClientError::Failed { address: self.address, source: Box::new(source) }
     }
 
     fn refused(&self, status: u16, body: Result<Value, String>) -> ClientError {

@@ -9,7 +9,7 @@ use axum::response::Response;
 use serde::Serialize;
 use serde_json::json;
 
-use super::reads::Refused;
+use super::calls::Refused;
 use super::{AppState, answer};
 use crate::storage::{BackendHealth, TreeHealth};
 

@@ -1,18 +1,23 @@
 //! What the worker answers over HTTP: health, metrics and reading for anyone, and more on the admin listener.
 //!
-//! `listener.rs` serves connections, `health.rs` and `reading.rs` answer, `reads.rs` keeps a plugin that hangs from
-//! hanging anything else, `client.rs` is how the commands ask a worker that runs.
+//! `listener.rs` serves connections, `health.rs`, `reading.rs`, `handing.rs` and `backends.rs` answer, `calls.rs` keeps a plugin that
+//! hangs from hanging anything else. `client.rs` is how the commands ask a worker that runs, `remote.rs` how they call one
+//! of its backends.
 
 mod admin;
 mod answer;
+mod backends;
+mod calls;
 pub mod client;
 pub mod config;
+pub mod handing;
 mod health;
 mod listener;
 mod reading;
-mod reads;
+pub mod remote;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::pin::Pin;
 use std::sync::{Arc, RwLock};
@@ -25,11 +30,14 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
+use self::calls::Calls;
 pub use self::config::{AdminConfig, Config};
 pub use self::health::{JournalHealth, WorkerStatus};
 pub use self::listener::{BindError, Listener};
 pub(crate) use self::reading::parse_time;
-use self::reads::Reads;
+pub use self::wire::BackendEntry;
+use crate::letters::desk::Desk;
+use crate::source::fed::Feed;
 use crate::storage::explain::Setting;
 use crate::storage::{Current, ReloadError, Reloaded};
 use crate::telemetry::metrics::{CONTENT_TYPE as METRICS_TYPE, Metrics};
@@ -50,6 +58,10 @@ pub struct Parts {
     pub settings: Arc<RwLock<Vec<Setting>>>,
     /// Changes storage to what the configuration says now; by force also if that drops what is stored nowhere else.
     pub reload: Box<dyn Fn(bool) -> Reloading + Send + Sync>,
+    /// Where dead letters are worked on.
+    pub desk: Desk,
+    /// What is handed over goes through the worker.
+    pub feed: Feed,
 }
 
 /// A reload under way.
@@ -63,8 +75,10 @@ impl std::fmt::Debug for Parts {
 
 struct Shared {
     parts: Parts,
-    reads: Reads,
-    probe: Reads,
+    reads: Calls,
+    probe: Calls,
+    /// For `/backends/…`.
+    calls: Calls,
     started: Instant,
 }
 
@@ -72,9 +86,10 @@ impl AppState {
     /// Takes the start of the process for now.
     #[must_use]
     pub fn new(parts: Parts, config: &Config) -> Self {
-        let reads = Reads::new(config.max_reads, config.read_timeout);
-        let probe = Reads::new(1, health::PROBE_TIMEOUT);
-        Self(Arc::new(Shared { parts, reads, probe, started: Instant::now() }))
+        let reads = Calls::new(config.max_reads, config.read_timeout);
+        let probe = Calls::new(1, health::PROBE_TIMEOUT);
+        let calls = Calls::new(backends::PLACES, backends::MAX_TIMEOUT);
+        Self(Arc::new(Shared { parts, reads, probe, calls, started: Instant::now() }))
     }
 }
 
@@ -91,7 +106,18 @@ pub fn public(state: &AppState) -> Router {
 
 /// What only the operator may ask.
 pub fn admin(state: &AppState) -> Router {
-    let router = common().route("/explain", get(admin::explain)).route("/reload", post(admin::reload));
+    let router = common()
+        .route("/explain", get(admin::explain))
+        .route("/reload", post(admin::reload))
+        .route("/dead-letters/select", post(handing::select))
+        .route("/dead-letters/edit", post(handing::edit))
+        .route("/dead-letters/drop", post(handing::drop_letters))
+        .route("/dead-letters/retry", post(handing::retry))
+        .route("/dead-letters/settle", post(handing::settle))
+        .route("/replay", post(handing::replay))
+        .route("/backends", get(backends::all))
+        .route("/backends/{name}", get(backends::one))
+        .route("/backends/{name}/{call}", post(backends::call));
     finish(router.layer(axum::middleware::from_fn(admin::only_from_here)), state)
 }
 

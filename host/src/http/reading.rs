@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 use storage_plugin_api::{Call, Error, Status};
 
-use super::reads::Refused;
+use super::calls::Refused;
 use super::{AppState, answer};
 use crate::storage::Tree;
 use crate::storage::read::{self, PageRequest, ReadError};

@@ -11,10 +11,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, ClientError, escape};
 use super::{AppState, Config, Listener, Parts, WorkerStatus, admin, public};
+use crate::letters::config::DeadLettersConfig;
+use crate::letters::desk::Desk;
+use crate::source::fed::Fed;
 use crate::storage::explain::Setting;
 use crate::storage::testing::{TestBackend, TestPlugins, backends, quick};
 use crate::storage::{Current, Plan, ReloadError, Reloaded};
 use crate::telemetry::metrics::Metrics;
+
+mod remote;
 
 /// A worker's two listeners over one backend in memory.
 struct Served {
@@ -59,6 +64,8 @@ async fn serve_with(options: Value, config: Config) -> Served {
             let refused = || ReloadError::Fallback("disk".to_owned());
             Box::pin(async move { if force { Ok(Reloaded::default()) } else { Err(refused()) } })
         }),
+        desk: Desk::new(&DeadLettersConfig::default()),
+        feed: Fed::default().feed(),
     };
     let (state, stop) = (AppState::new(parts, &config), CancellationToken::new());
     let any = SocketAddr::from(([127, 0, 0, 1], 0));

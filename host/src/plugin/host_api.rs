@@ -18,6 +18,10 @@ pub trait PluginMetrics: Send + Sync + fmt::Debug + 'static {
     fn count(&self, instance: &str, name: &str, by: f64);
     /// Sets a gauge of an instance.
     fn gauge(&self, instance: &str, name: &str, value: f64);
+    /// Says how many libraries are loaded.
+    fn loaded(&self, libraries: usize) {
+        let _ = libraries;
+    }
 }
 
 /// A handle of the host that a plugin can keep.

@@ -133,6 +133,7 @@ impl Loader {
             source,
         })?;
         loaded.insert(library.sha256().to_owned(), Arc::clone(&library));
+        self.metrics.loaded(loaded.len());
         Ok(library)
     }
 

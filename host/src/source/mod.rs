@@ -2,9 +2,11 @@
 //!
 //! A source knows nothing of evaluations: it hands over what arrived and is told when a delivery is settled.
 //! `pubsub.rs` is the source that subscribes to channels, `streams` the one that reads streams as a member of a consumer
-//! group; `journaled.rs` puts a journal behind a source; `redis_client.rs` builds every connection to Redis.
+//! group, `fed.rs` the one that is fed through the admin listener; `journaled.rs` puts a journal behind
+//! a source; `redis_client.rs` builds every connection to Redis.
 
 pub mod config;
+pub mod fed;
 pub mod journaled;
 mod overrun;
 pub mod pubsub;
@@ -35,6 +37,8 @@ pub struct Delivery {
     /// It was delivered suspiciously often, so it is to be merged in a call of its own: then nobody else pays for it, and
     /// what it is guilty of shows.
     pub alone: bool,
+    /// It is a dead letter that is tried again: whoever keeps it is told if it fails, and it becomes no second one.
+    pub is_letter: bool,
 }
 
 /// What a source knows a delivery by. Only the source that gave it understands it.
@@ -77,6 +81,16 @@ pub trait Control: std::fmt::Debug + Send + Sync + 'static {
 
     /// Says that deliveries are settled: what was persisted is confirmed, what was refused is a durable dead letter.
     fn acknowledge(&self, tokens: &[Token]);
+
+    /// Says that a delivery is settled because it was refused: it is a durable dead letter, for this reason.
+    fn refuse(&self, token: Token, _reason: &str, _error: &str) {
+        self.acknowledge(&[token]);
+    }
+
+    /// The stream and the entry that a delivery came from, if it came from one.
+    fn entry(&self, _token: Token) -> Option<(String, String)> {
+        None
+    }
 
     /// Waits until the far side knows of everything that was acknowledged, at most until the deadline.
     ///

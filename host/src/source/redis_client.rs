@@ -135,6 +135,20 @@ impl RedisClient {
         self.connect(self.client.get_multiplexed_async_connection_with_config(&config)).await
     }
 
+    /// A connection for a command line, which may block.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached in time, or refuses.
+    pub fn blocking_connection(&self) -> Result<redis::Connection, RedisClientError> {
+        let connection = self.client.get_connection_with_timeout(self.connect_timeout).and_then(|connection| {
+            connection.set_read_timeout(Some(self.response_timeout))?;
+            connection.set_write_timeout(Some(self.response_timeout))?;
+            Ok(connection)
+        });
+        connection
+            .map_err(|error| RedisClientError::Connect { address: self.address.clone(), reason: error.to_string() })
+    }
+
     async fn connect<T>(&self, attempt: impl Future<Output = redis::RedisResult<T>>) -> Result<T, RedisClientError> {
         match tokio::time::timeout(self.connect_timeout, attempt).await {
             Ok(Ok(connection)) => Ok(connection),

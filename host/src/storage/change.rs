@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use storage_plugin_api::{Backend, Call, Error, Query};
+use storage_plugin_api::{Backend, Call, Query};
 
 use super::guard::Guard;
 use super::plan::{Edge, Plan};
+use super::reload::ReloadError;
 use super::tree::{CloseFailure, Node, Tree};
 
 /// The role whose content exists nowhere else.
@@ -77,12 +78,8 @@ impl Tree {
         self.close_but(&|guard| carried.has(guard), budget)
     }
 
-    /// The fallback that a plan has no place for and that still holds something, if there is one. What it holds is
-    /// stored nowhere else.
-    ///
-    /// # Errors
-    /// When a fallback cannot say what it holds.
-    pub(crate) fn dropped_fallback(&self, plan: &Plan, budget: Duration) -> Result<Option<Arc<str>>, Error> {
+    /// The fallbacks that a plan has no place for: what one of them holds is stored nowhere else.
+    pub(crate) fn dropped_fallbacks(&self, plan: &Plan) -> Vec<Arc<Guard>> {
         let is_kept = |node: &Node| {
             let mut edges = plan.nodes.iter().flat_map(|node| &node.children).filter(|edge| edge.role == FALLBACK);
             edges.any(|edge| {
@@ -90,20 +87,24 @@ impl Tree {
                 plan.nodes[edge.node].name == *node.guard.instance() && is_same_store
             })
         };
-        let edges = self.nodes.iter().flat_map(|node| &node.children);
-        for edge in edges.filter(|edge| edge.role == FALLBACK) {
-            let node = &self.nodes[edge.node];
-            let guard = &node.guard;
-            if is_kept(node) {
-                continue;
-            }
-            let call = Call { deadline: Instant::now() + budget, attempt: 0 };
-            let page = guard.list(&call, &Query { limit: 1, ..Query::default() })?;
-            if !page.entries.is_empty() {
-                return Ok(Some(Arc::clone(guard.instance())));
-            }
+        let edges = self.nodes.iter().flat_map(|node| &node.children).filter(|edge| edge.role == FALLBACK);
+        let nodes = edges.map(|edge| &self.nodes[edge.node]);
+        nodes.filter(|node| !is_kept(node)).map(|node| Arc::clone(&node.guard)).collect()
+    }
+}
+
+impl Guard {
+    /// Refuses that a fallback goes which holds something.
+    ///
+    /// # Errors
+    /// When it does, or cannot say.
+    pub(crate) fn must_be_empty(&self, budget: Duration) -> Result<(), ReloadError> {
+        let call = Call { deadline: Instant::now() + budget, attempt: 0 };
+        match self.list(&call, &Query { limit: 1, ..Query::default() }) {
+            Ok(page) if page.entries.is_empty() => Ok(()),
+            Ok(_) => Err(ReloadError::Fallback(self.instance().to_string())),
+            Err(error) => Err(ReloadError::Unknown(self.instance().to_string(), error)),
         }
-        Ok(None)
     }
 }
 
@@ -180,15 +181,24 @@ mod tests {
         let without = backends(&[("a", "store", &[], json!({}))]);
         let without = Plan::of(&super::super::Config { backend: "a".to_owned(), ..quick() }, &without, &plugins);
         let without = without.expect("all fits");
-        assert_eq!(old.dropped_fallback(&without, BUDGET), Ok(None));
+        let refused = |old: &Tree| {
+            let leaving = old.dropped_fallbacks(&without);
+            assert_eq!(leaving.len(), 1);
+            leaving[0].must_be_empty(BUDGET).err().map(|error| error.to_string())
+        };
+        assert_eq!(refused(&old), None);
 
         let mut state = State::new();
         state.set_open(&EventStamp::new(1, "e"), Status::Queued);
         lock(&plugins.opened)["b"].insert("x", state);
 
-        assert_eq!(old.dropped_fallback(&without, BUDGET), Ok(Some("b".into())));
-        assert_eq!(old.dropped_fallback(&plan(&plugins, json!({ "x": 1 }), json!({})), BUDGET), Ok(None));
+        let reason = refused(&old).expect("it holds something");
+        assert!(reason.contains("the fallback `b` still holds evaluations"), "{reason}");
+        assert!(old.dropped_fallbacks(&plan(&plugins, json!({ "x": 1 }), json!({}))).is_empty());
         let elsewhere = plan(&plugins, json!({}), json!({ "path": "elsewhere" }));
-        assert_eq!(old.dropped_fallback(&elsewhere, BUDGET), Ok(Some("b".into())));
+        assert_eq!(old.dropped_fallbacks(&elsewhere).len(), 1);
+        lock(&plugins.opened)["b"].is_away();
+        let reason = refused(&old).expect("it cannot say");
+        assert!(reason.contains("the fallback `b`, which the new tree"), "{reason}");
     }
 }

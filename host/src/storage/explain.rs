@@ -2,6 +2,7 @@
 //!
 //! Works on a plan, before anything is opened, and on an opened tree, which also knows the state of each breaker.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
@@ -165,33 +166,68 @@ struct Part<'a> {
 
 fn explained<'a>(node: &dyn Fn(usize) -> Part<'a>, index: usize, role: Option<&str>) -> Explained {
     let part = node(index);
+    let children: Vec<Explained> =
+        part.children.iter().map(|edge| explained(node, edge.node, Some(&edge.role))).collect();
     Explained {
         role: role.map(str::to_owned),
         name: part.name.to_owned(),
         plugin: part.about.clone(),
-        guarantee: sentence(part.capabilities).to_owned(),
+        guarantee: sentence(part.capabilities, &children),
         capabilities: part.capabilities.clone(),
         notes: part.notes.to_vec(),
         breaker: part.breaker.map(str::to_owned),
         state: None,
-        children: part.children.iter().map(|edge| explained(node, edge.node, Some(&edge.role))).collect(),
+        children,
     }
 }
 
-fn sentence(capabilities: &Capabilities) -> &'static str {
-    match (capabilities.evicting, capabilities.durable) {
-        (true, _) => "may forget by itself what it holds",
-        (false, true) => "what it answers as stored survives a crash of the process and of the machine",
-        (false, false) => "a crash of the process may lose what it answered as stored",
+fn sentence(capabilities: &Capabilities, children: &[Explained]) -> String {
+    let Stores { durable, all } = Stores::below(children);
+    match (capabilities.evicting, capabilities.durable, all) {
+        (true, _, _) => "evicting: may forget by itself what it holds".to_owned(),
+        (false, true, 0) => {
+            "durable: what it answers as stored survives a crash of the process and of the machine".to_owned()
+        }
+        (false, false, 0) => "volatile: a crash of the process may lose what it answered as stored".to_owned(),
+        (false, true, _) => format!("durable on {durable} of {all}; a crash here loses no events"),
+        (false, false, _) => format!("volatile, {durable} of {all} durable; a crash here may lose events"),
+    }
+}
+
+/// How many stores there are at the ends of a tree, caches left out.
+struct Stores {
+    durable: usize,
+    all: usize,
+}
+
+impl Stores {
+    fn below(children: &[Explained]) -> Self {
+        let mut found = BTreeMap::new();
+        collect(children, &mut found);
+        Self { durable: found.values().filter(|durable| **durable).count(), all: found.len() }
+    }
+}
+
+/// By name, since a store may stand in several places.
+fn collect<'a>(nodes: &'a [Explained], found: &mut BTreeMap<&'a str, bool>) {
+    for node in nodes.iter().filter(|node| !node.capabilities.evicting) {
+        match node.children.is_empty() {
+            true => drop(found.insert(&node.name, node.capabilities.durable)),
+            false => collect(&node.children, found),
+        }
     }
 }
 
 fn whole(root: &Explained) -> String {
-    let name = &root.name;
-    if root.capabilities.durable {
-        return format!(
-            "Guarantee: durable. What `{name}` confirms survives a crash of the process and of the machine."
-        );
+    let (name, Stores { durable, all }) = (&root.name, Stores::below(&root.children));
+    match (root.capabilities.durable, all) {
+        (true, 0) => {
+            return format!(
+                "Guarantee: durable. What `{name}` confirms survives a crash of the process and of the machine."
+            );
+        }
+        (true, _) => return format!("Guarantee: durable on {durable} of {all}; a crash here loses no events."),
+        (false, _) => {}
     }
     let mut weak = Vec::new();
     volatile(root, &mut weak);
@@ -219,7 +255,7 @@ fn draw(text: &mut String, node: &Explained, first: &str, rest: &str) {
     let mut line = |content: &str| {
         let _ = writeln!(text, "{}", format!("{rest}{stem}{content}").trim_end());
     };
-    line(&format!("{}: {}", kind(&node.capabilities), node.guarantee));
+    line(&node.guarantee);
     line(&abilities(&node.capabilities));
     for note in &node.notes {
         line(note);
@@ -237,14 +273,6 @@ fn draw(text: &mut String, node: &Explained, first: &str, rest: &str) {
     for (index, child) in node.children.iter().enumerate() {
         let (branch, below) = if index == last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
         draw(text, child, &format!("{rest}{branch}"), &format!("{rest}{below}"));
-    }
-}
-
-fn kind(capabilities: &Capabilities) -> &'static str {
-    match (capabilities.evicting, capabilities.durable) {
-        (true, _) => "evicting",
-        (false, true) => "durable",
-        (false, false) => "volatile",
     }
 }
 
@@ -302,10 +330,10 @@ mod tests {
 
         let expected = "\
 root (layer 1.2.3)
-│ volatile: a crash of the process may lose what it answered as stored
+│ volatile, 1 of 2 durable; a crash here may lose events
 │ shared, 4 calls at once, lists by id, lists newest first, counts
 ├─ primary: both (layer 1.2.3)
-│  │ volatile: a crash of the process may lose what it answered as stored
+│  │ volatile, 1 of 2 durable; a crash here may lose events
 │  │ shared, 4 calls at once, lists by id, lists newest first, counts
 │  ├─ primary: disk (store 1.2.3)
 │  │    durable: what it answers as stored survives a crash of the process and of the machine

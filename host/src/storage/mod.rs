@@ -25,6 +25,7 @@ mod reload;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tree;
+pub(crate) mod upkeep;
 
 pub use breaker::BreakerState;
 pub(crate) use change::Carried;

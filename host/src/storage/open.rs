@@ -2,6 +2,7 @@
 //!
 //! Each attempt runs on a thread of its own, since a plugin may hang. What it opened after all is closed there.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use tracing::{info, warn};
 use super::change::Carried;
 use super::current::Current;
 use super::deadline::{Missed, within};
-use super::gate::drop_caught;
+use super::gate::{drop_caught, panic_message};
 use super::guard::Guard;
 use super::inside::Inside;
 use super::plan::{Plan, Planned};
@@ -20,8 +21,6 @@ use crate::telemetry::metrics::Metrics;
 
 /// A plugin looks at its budget by itself; only one that does not is left behind.
 const GRACE: Duration = Duration::from_secs(1);
-/// How long a backend that was opened may take to say how it is.
-const HEALTH_LIMIT: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// How often a pause looks whether it shall stop.
 const STEP: Duration = Duration::from_millis(20);
@@ -69,9 +68,9 @@ pub enum OpenError {
         /// What it said.
         reason: String,
     },
-    /// An earlier attempt still hangs.
+    /// An earlier call still hangs.
     #[error(
-        "cannot open backend `{instance}` (plugin `{plugin}`): an earlier attempt to open it has not returned yet; wait for it, or restart the worker"
+        "cannot open backend `{instance}`: plugin `{plugin}` has not returned yet from an earlier attempt to open or close a backend; wait for it, or restart the worker"
     )]
     StillHangs {
         /// The instance's name.
@@ -158,7 +157,7 @@ impl Plan {
         current: Option<&Current>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Tree, OpenError> {
-        let mut tree = Tree::new(&self.config);
+        let mut tree = Tree::new(&self.config, self.read_only);
         for (index, planned) in self.nodes.iter().enumerate() {
             if let Some(guard) = carried.guard(index) {
                 tree.nodes.push(Node::new(self, index, Arc::clone(guard)));
@@ -186,7 +185,7 @@ impl Plan {
         Ok(tree)
     }
 
-    /// Opens one backend, or says why that cannot be now.
+    /// Opens one backend and tries it out, or says why that cannot be now.
     fn open_now(
         &self,
         planned: &Planned,
@@ -194,29 +193,35 @@ impl Plan {
         stop: &dyn Fn() -> bool,
     ) -> Result<Arc<dyn Backend>, OpenError> {
         let (instance, plugin) = (planned.name.to_string(), planned.about.name.clone());
-        let backend = match self.open_once(planned, below, stop)? {
-            Ok(backend) => backend,
+        let inside = Inside::to_open(&planned.plugin, &planned.name, &planned.options);
+        let opened = match self.open_once(planned, below, inside, stop)? {
+            Ok(opened) => opened,
             Err(error) if error.kind == ErrorKind::Configuration => {
                 return Err(OpenError::Configuration { instance, plugin, error });
             }
             Err(error) => return Err(OpenError::Unavailable { instance, plugin, error }),
         };
-        let asked = {
-            let backend = Arc::clone(&backend);
-            within("health", HEALTH_LIMIT, stop, move || backend.health(), drop)
+        let (limit, close_timeout) = (self.config.call_timeout, self.config.close_timeout);
+        let work = move || match try_out(&*opened.backend, limit) {
+            Ok(()) => Ok(opened),
+            Err(reason) => {
+                opened.abandon(close_timeout);
+                Err(reason)
+            }
         };
-        let reason = match asked {
-            Ok(health) if health.healthy => return Ok(backend),
-            Ok(health) => health.reason,
-            Err(_) => format!("it did not say how it is within {HEALTH_LIMIT:?}"),
+        let abandoned = move |tried: Result<Opened, String>| {
+            if let Ok(opened) = tried {
+                opened.abandon(close_timeout);
+            }
         };
-        let limit = self.config.close_timeout;
-        let close = move || {
-            // It was never used, so nothing is lost if it does not close well.
-            let _ = backend.close(&Call::with_budget(limit));
-            drop_caught(backend);
+        let reason = match within("try-out", limit + GRACE, stop, work, abandoned) {
+            Ok(Ok(opened)) => return Ok(opened.backend),
+            Ok(Err(reason)) => reason,
+            Err(Missed::Stopped) => return Err(OpenError::Stopped),
+            Err(Missed::NoThread(source)) => return Err(OpenError::Thread { instance, source }),
+            Err(Missed::Panicked(message)) => format!("it panicked: {message}"),
+            Err(Missed::Late) => format!("it did not say how it is and take an empty merge within {limit:?}"),
         };
-        let _ = within("close", limit, stop, close, drop);
         Err(OpenError::Unhealthy { instance, plugin, reason })
     }
 
@@ -231,8 +236,9 @@ impl Plan {
         let mut pause = FIRST_PAUSE;
         let mut attempt = 1_u32;
         loop {
-            let error = match self.open_once(planned, below, stop) {
-                Ok(Ok(backend)) => return Ok(backend),
+            let inside = Inside::to_reopen(&planned.plugin, &planned.name, &planned.options);
+            let error = match self.open_once(planned, below, inside, stop) {
+                Ok(Ok(opened)) => return Ok(opened.backend),
                 Ok(Err(error)) => error,
                 // It was left behind for the sake of a change, and may yet come back.
                 Err(hangs @ OpenError::StillHangs { .. }) => Error::unavailable(hangs),
@@ -265,8 +271,9 @@ impl Plan {
         &self,
         planned: &Planned,
         below: &Tree,
+        inside: Option<Inside>,
         stop: &dyn Fn() -> bool,
-    ) -> Result<Result<Arc<dyn Backend>, Error>, OpenError> {
+    ) -> Result<Result<Opened, Error>, OpenError> {
         let child = |edge: &super::plan::Edge| {
             let guard = &below.nodes[edge.node].guard;
             let (role, name) = (edge.role.clone(), guard.instance().to_string());
@@ -276,7 +283,7 @@ impl Plan {
         };
         let children = planned.children.iter().map(child).collect();
         let (budget, close_timeout) = (self.config.open_timeout, self.config.close_timeout);
-        let Some(inside) = Inside::enter(&planned.plugin) else {
+        let Some(inside) = inside else {
             let (instance, plugin) = (planned.name.to_string(), planned.about.name.clone());
             return Err(OpenError::StillHangs { instance, plugin });
         };
@@ -286,15 +293,13 @@ impl Plan {
             let read_only = self.read_only;
             let durability = planned.description.capabilities.durability();
             move || {
-                let _inside = inside;
-                plugin.open(&name, &options, children, durability, budget, read_only)
+                let backend = plugin.open(&name, &options, children, durability, budget, read_only)?;
+                Ok(Opened { backend, inside })
             }
         };
-        let abandoned = move |opened: Result<Arc<dyn Backend>, Error>| {
-            if let Ok(backend) = opened {
-                // Nobody waits for it any more, so nobody is left to tell of a failure.
-                let _ = backend.close(&Call::with_budget(close_timeout));
-                drop_caught(backend);
+        let abandoned = move |opened: Result<Opened, Error>| {
+            if let Ok(opened) = opened {
+                opened.abandon(close_timeout);
             }
         };
         let missed = match within("open", budget + GRACE, stop, work, abandoned) {
@@ -311,6 +316,40 @@ impl Plan {
             Missed::Stopped => OpenError::Stopped,
         })
     }
+}
+
+/// What a plugin opened, and is not left alone with yet.
+struct Opened {
+    backend: Arc<dyn Backend>,
+    inside: Inside,
+}
+
+impl Opened {
+    /// Ends what was never used, and what nobody waits for any more: nobody is left to tell of a failure.
+    fn abandon(self, limit: Duration) {
+        let Self { backend, inside } = self;
+        let close = || drop(backend.close(&Call::with_budget(limit)));
+        drop_caught(catch_unwind(AssertUnwindSafe(close)));
+        drop_caught(backend);
+        drop(inside);
+    }
+}
+
+/// Whether a backend that was just opened can be used: it says that it is well, and takes a merge of nothing.
+fn try_out(backend: &dyn Backend, limit: Duration) -> Result<(), String> {
+    let trial = || {
+        let health = backend.health();
+        if !health.healthy {
+            return Err(health.reason);
+        }
+        match backend.merge(&Call::with_budget(limit), &[]) {
+            Ok(answers) if answers.is_empty() => Ok(()),
+            Ok(answers) => Err(format!("it gave {} answers to an empty merge", answers.len())),
+            Err(error) => Err(format!("it does not take an empty merge: {error}")),
+        }
+    };
+    catch_unwind(AssertUnwindSafe(trial))
+        .unwrap_or_else(|payload| Err(format!("it panicked: {}", panic_message(payload))))
 }
 
 /// Sleeps; false if it shall stop.

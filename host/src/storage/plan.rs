@@ -13,8 +13,10 @@ use storage_plugin_api::{Capabilities, ChildDescription, Description, Error};
 use super::config::{self, BackendConfig, Backends, BreakerConfig, Config};
 use super::deadline::{Missed, within};
 use super::fit;
+use super::inside::Inside;
 use super::plugin::{About, Plugin, PluginSource};
 use super::problem::{Problem, Problems};
+use crate::suggest::suggest;
 
 /// A tree of backends that fit together. Children stand before their parents, the root last.
 #[derive(Debug)]
@@ -52,6 +54,10 @@ impl Identity {
         self.plugin.0 == other.plugin.0 && self.plugin != other.plugin
     }
 
+    pub(crate) fn options(&self) -> &Value {
+        &self.options
+    }
+
     /// As far as can be told without knowing the plugin: what the one has stored the other finds.
     pub(crate) fn is_same_store(&self, other: &Self) -> bool {
         self.plugin.0 == other.plugin.0 && self.options == other.options
@@ -72,25 +78,34 @@ impl Plan {
     /// # Errors
     /// Everything that is wrong with it, at once.
     pub fn of(config: &Config, backends: &Backends, plugins: &dyn PluginSource) -> Result<Self, Problems> {
-        let mut planner = Planner {
-            config,
-            backends,
-            plugins,
-            nodes: Vec::new(),
-            done: BTreeMap::new(),
-            problems: Problems::default(),
-        };
-        for (path, message) in config::problems(config, backends) {
-            planner.problems.0.push(Problem { path, message });
-        }
+        let mut planner = Planner::new(config, backends, plugins);
         if let Some(root) = planner.visit(&config.backend, &mut Vec::new()) {
             fit::check_sharing(&planner.nodes, &mut planner.problems);
             fit::check_root(&planner.nodes, root, config, &mut planner.problems);
         }
-        if planner.problems.0.is_empty() {
-            return Ok(Self { nodes: planner.nodes, config: config.clone(), read_only: false });
+        planner.end()
+    }
+
+    /// Makes sense of some backends of a configuration and what is below them, for a command that opens them by itself.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them, at once.
+    pub fn of_some(
+        config: &Config,
+        backends: &Backends,
+        plugins: &dyn PluginSource,
+        names: &[&str],
+    ) -> Result<Self, Problems> {
+        let mut planner = Planner::new(config, backends, plugins);
+        for name in names {
+            if !backends.contains_key(*name) {
+                let known = suggest(name, backends.keys().map(String::as_str), "there are");
+                planner.problems.add(name, &[], format!("there is no backend `{name}`; {known}"));
+            }
+            planner.visit(name, &mut Vec::new());
         }
-        Err(planner.problems)
+        fit::check_sharing(&planner.nodes, &mut planner.problems);
+        planner.end()
     }
 
     /// The same plan for a command that only reads: nothing is made that was not there.
@@ -139,7 +154,21 @@ struct Planner<'a> {
     problems: Problems,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    fn new(config: &'a Config, backends: &'a Backends, plugins: &'a dyn PluginSource) -> Self {
+        let problems = config::problems(config, backends);
+        let problems = problems.into_iter().map(|(path, message)| Problem { path, message }).collect();
+        let (nodes, done) = (Vec::new(), BTreeMap::new());
+        Self { config, backends, plugins, nodes, done, problems: Problems(problems) }
+    }
+
+    fn end(self) -> Result<Plan, Problems> {
+        if self.problems.0.is_empty() {
+            return Ok(Plan { nodes: self.nodes, config: self.config.clone(), read_only: false });
+        }
+        Err(self.problems)
+    }
+
     /// Plans a backend and all below it. None if there are problems with it, which are noted then.
     fn visit(&mut self, name: &str, above: &mut Vec<String>) -> Option<usize> {
         // Unknown names and circles are found by `config::problems`.
@@ -210,12 +239,22 @@ impl Planner<'_> {
         options: &Value,
         children: Vec<ChildDescription>,
     ) -> Result<Description, String> {
+        let about = plugin.about();
+        let inside = Inside::to_check(plugin);
+        let hangs = inside.is_none();
         let work = {
             let (plugin, name, options) = (Arc::clone(plugin), name.to_owned(), options.clone());
-            move || plugin.check(&name, &options, &children)
+            move || {
+                let _inside = inside;
+                plugin.check(&name, &options, &children)
+            }
         };
-        let about = plugin.about();
         let plugin = format!("plugin `{}` {}", about.name, about.version);
+        if hangs {
+            return Err(format!(
+                "`backends.{name}`: {plugin} has not answered yet what it was asked about its options before; restart the worker, and report this to the plugin's author"
+            ));
+        }
         let limit = self.config.open_timeout;
         match within("check", limit, &|| false, work, drop::<Result<Description, Error>>) {
             Ok(Ok(description)) => Ok(description),
@@ -235,184 +274,4 @@ impl Planner<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::super::config::Guarantee;
-    use super::super::testing::{Configured, TestPlugins, backends, quick};
-    use super::*;
-
-    fn plan(of: &[Configured<'_>]) -> Result<Plan, Problems> {
-        Plan::of(&quick(), &backends(of), &TestPlugins::default())
-    }
-
-    #[track_caller]
-    fn assert_problem(of: &[Configured<'_>], path: &[&str], expected: &str) {
-        let problems = plan(of).expect_err("something is wrong").0;
-        assert_eq!(problems.len(), 1, "{problems:?}");
-        assert_eq!(problems[0].path, path);
-        assert!(problems[0].message.contains(expected), "{}", problems[0].message);
-    }
-
-    #[test]
-    fn children_stand_before_their_layers() {
-        let plan = plan(&[
-            ("root", "layer", &[("primary", &["b"]), ("cache", &["hot"]), ("shadow", &["c", "b"])], json!({})),
-            ("b", "layer", &[("primary", &["c"])], json!({})),
-            ("c", "store", &[], json!({ "durable": true })),
-            ("hot", "store", &[], json!({ "evicting": true })),
-            ("spare", "store", &[], json!({})),
-        ]);
-
-        let plan = plan.expect("all fits");
-        let names: Vec<&str> = plan.nodes.iter().map(|node| &*node.name).collect();
-        assert_eq!(names, ["c", "b", "hot", "root"]);
-        assert!(plan.capabilities().durable);
-    }
-
-    #[test]
-    fn states_and_blobs_of_a_layer_may_be_in_one_exclusive_backend() {
-        let both: &[(&str, &[&str])] = &[("primary", &["s"]), ("blobs", &["s"])];
-        let of = |layer| [layer, ("s", "store", &[][..], json!({ "exclusive": true, "blobs": true }))];
-
-        assert!(plan(&of(("root", "layer", both, json!({})))).is_ok());
-
-        let other = ("root", "layer", &[("shadow", &["s", "s"][..]), ("blobs", &["s"])][..], json!({}));
-        assert!(plan(&of(other)).is_err());
-    }
-
-    #[test]
-    fn every_misfit_is_named_with_its_place() {
-        let store = |options| ("s", "store", &[][..], options);
-        assert_problem(
-            &[("root", "layer", &[("primry", &["s"]), ("primary", &["s"])], json!({})), store(json!({}))],
-            &["backends", "root", "children", "primry"],
-            "no role `primry`; did you mean `primary`?",
-        );
-        assert_problem(
-            &[("root", "layer", &[("shadow", &["s"])], json!({})), store(json!({}))],
-            &["backends", "root", "children"],
-            "cannot work without a child as `primary`",
-        );
-        assert_problem(
-            &[
-                ("root", "layer", &[("primary", &["s", "t"])], json!({})),
-                store(json!({})),
-                ("t", "store", &[], json!({})),
-            ],
-            &["backends", "root", "children", "primary"],
-            "takes one backend, not the list `s` and `t`",
-        );
-        assert_problem(
-            &[("root", "layer", &[("primary", &["s"])], json!({})), store(json!({ "evicting": true }))],
-            &["backends", "root", "children", "primary"],
-            "`s` may forget what it stored (it is evicting); it can only be `cache`",
-        );
-        assert_problem(
-            &[
-                ("root", "layer", &[("primary", &["s"]), ("cache", &["t"])], json!({})),
-                store(json!({})),
-                ("t", "store", &[], json!({})),
-            ],
-            &["backends", "root", "children", "cache"],
-            "`t` never forgets",
-        );
-        assert_problem(
-            &[("root", "layer", &[("primary", &["s"]), ("fallback", &["s"])], json!({})), store(json!({}))],
-            &["backends", "root", "children", "fallback"],
-            "`s` is volatile",
-        );
-        assert_problem(
-            &[
-                ("root", "layer", &[("primary", &["s"]), ("shadow", &["s"])], json!({})),
-                store(json!({ "exclusive": true })),
-            ],
-            &["backends", "s"],
-            "stands 2 times in the tree",
-        );
-        assert_problem(
-            &[("root", "layer", &[("primary", &["s"]), ("blobs", &["s"])], json!({})), store(json!({}))],
-            &["backends", "root", "children", "blobs"],
-            "`s` keeps no blobs; name a backend that does",
-        );
-        let alone = || store(json!({ "blobs": true, "blobs_alone": true }));
-        assert_problem(
-            &[("root", "layer", &[("primary", &["s"])], json!({})), alone()],
-            &["backends", "root", "children", "primary"],
-            "`s` keeps blobs alone; it can only be `blobs`",
-        );
-        assert_problem(
-            &[("root", "store", &[], json!({ "blobs": true, "blobs_alone": true }))],
-            &["storage", "backend"],
-            "keeps blobs alone, so it can only be below a layer",
-        );
-        assert_problem(
-            &[("root", "store", &[("primary", &["s"])], json!({})), store(json!({}))],
-            &["backends", "root", "children", "primary"],
-            "it stores by itself; remove `children`",
-        );
-        assert_problem(
-            &[("root", "store", &[], json!({ "evicting": true }))],
-            &["storage", "backend"],
-            "it can only be the cache of a layer",
-        );
-        assert_problem(
-            &[("root", "store", &[], json!({ "problem": "`path` is empty" }))],
-            &["backends", "root", "options"],
-            "`backends.root.options`: `path` is empty",
-        );
-        assert_problem(
-            &[("root", "store", &[], json!({ "panic_in_check": true }))],
-            &["backends", "root", "plugin"],
-            "plugin `store` 1.2.3 panicked when asked about its options: no idea",
-        );
-        assert_problem(
-            &[("root", "stor", &[], json!({}))],
-            &["backends", "root", "plugin"],
-            "`backends.root`: there is no plugin `stor`; found `layer` and `store`",
-        );
-    }
-
-    #[test]
-    fn names_and_circles_are_found_without_the_configurations_own_check() {
-        assert_problem(
-            &[("root", "layer", &[("primary", &["root"])], json!({}))],
-            &["backends", "root", "children", "primary"],
-            "go round in a circle",
-        );
-        assert_problem(
-            &[("root", "layer", &[("primary", &["z"])], json!({}))],
-            &["backends", "root", "children", "primary"],
-            "unknown child `z`",
-        );
-    }
-
-    #[test]
-    fn all_problems_are_reported_together() {
-        let problems = plan(&[
-            ("root", "layer", &[("primary", &["a"]), ("shadow", &["b"])], json!({})),
-            ("a", "nope", &[], json!({})),
-            ("b", "store", &[], json!({ "problem": "`size` is odd" })),
-        ]);
-
-        let problems = problems.expect_err("two things are wrong");
-        assert_eq!(problems.0.len(), 2, "{problems}");
-        assert_eq!(problems.to_string().lines().count(), 2);
-    }
-
-    #[test]
-    fn a_tree_weaker_than_its_guarantee_is_refused_by_the_backend_at_fault() {
-        let config = Config { guarantee: Some(Guarantee::Durable), ..quick() };
-        let backends = backends(&[
-            ("root", "layer", &[("primary", &["a"]), ("shadow", &["b"]), ("cache", &["hot"])], json!({})),
-            ("a", "store", &[], json!({ "durable": true })),
-            ("b", "store", &[], json!({})),
-            ("hot", "store", &[], json!({ "evicting": true })),
-        ]);
-
-        let problems = Plan::of(&config, &backends, &TestPlugins::default()).expect_err("b is volatile");
-
-        assert_eq!(problems.0[0].path, ["storage", "guarantee"]);
-        assert!(problems.to_string().contains("a crash may lose what `b` holds"), "{problems}");
-    }
-}
+mod tests;

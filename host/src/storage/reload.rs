@@ -1,5 +1,7 @@
 //! What a change of storage while the worker runs answers.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use storage_plugin_api::Error as BackendError;
 use thiserror::Error;
@@ -35,9 +37,14 @@ pub enum ReloadError {
     Fallback(String),
     /// It could not be found out whether a fallback is empty.
     #[error(
-        "a fallback that the new tree has no place for cannot say whether it is empty: {0}; mend it, or force the change"
+        "the fallback `{0}`, which the new tree has no place for, cannot say whether it is empty: {1}; mend it, or force the change"
     )]
-    Unknown(#[from] BackendError),
+    Unknown(String, BackendError),
+    /// A call may still put something into a fallback.
+    #[error(
+        "a merge has not come back within {1:?}, so the fallback `{0}`, which the new tree has no place for, may still get something; wait until it is back, or force the change"
+    )]
+    Busy(String, Duration),
     /// A backend had to be closed first and could not be.
     #[error("backend `{0}` could not be closed to be opened anew: {1}; the tree before is opened again")]
     NotClosed(String, String),

@@ -124,14 +124,23 @@ impl Backend for TestBackend {
         if query.order == Order::NewestFirst {
             wanted.sort_by_key(|(id, state)| std::cmp::Reverse((Record::created_at_of(state), (*id).clone())));
         }
-        let start: usize = match &query.cursor {
-            None => 0,
-            Some(cursor) => cursor.parse().map_err(|_| Error::configuration("this cursor is not mine"))?,
+        let not_mine = || Error::configuration("this cursor is not mine");
+        let start: usize = match (&query.cursor, query.order) {
+            (None, _) => 0,
+            (Some(cursor), Order::Id) => {
+                let behind = cursor.strip_prefix("behind ").ok_or_else(not_mine)?;
+                wanted.partition_point(|(id, _)| id.as_str() <= behind)
+            }
+            (Some(cursor), Order::NewestFirst) => cursor.parse().map_err(|_| not_mine())?,
         };
         let page = wanted.iter().skip(start).take(query.limit);
         let entries: Vec<_> = page.map(|(id, state)| ((*id).clone(), found(state))).collect();
         let end = start + entries.len();
-        Ok(Page { entries, cursor: (end < wanted.len()).then(|| end.to_string()) })
+        let cursor = match (entries.last(), query.order) {
+            (Some((id, _)), Order::Id) => format!("behind {id}"),
+            (_, Order::NewestFirst) | (None, _) => end.to_string(),
+        };
+        Ok(Page { entries, cursor: (end < wanted.len()).then_some(cursor) })
     }
 
     fn counts(&self, _: &Call) -> Result<Counts> {

@@ -12,8 +12,9 @@ use super::breaker::BreakerState;
 use super::config::Config;
 use super::deadline::{Missed, within};
 use super::guard::Guard;
+use super::inside::Inside;
 use super::plan::{Edge, Identity, Plan};
-use super::plugin::About;
+use super::plugin::{About, Plugin};
 
 /// A plugin looks at its deadline by itself; only one that does not is left behind.
 const GRACE: Duration = Duration::from_millis(200);
@@ -24,12 +25,14 @@ pub struct Tree {
     /// Children before their layers, the root last.
     pub(crate) nodes: Vec<Node>,
     pub(crate) config: Config,
+    /// It was opened to read, and nothing was merged into it.
+    read_only: bool,
 }
 
 /// An opened backend.
-#[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) guard: Arc<Guard>,
+    plugin: Arc<dyn Plugin>,
     pub(crate) about: About,
     pub(crate) notes: Vec<String>,
     pub(crate) children: Vec<Edge>,
@@ -74,6 +77,7 @@ impl Node {
         let planned = &plan.nodes[node];
         Self {
             guard,
+            plugin: Arc::clone(&planned.plugin),
             about: planned.about.clone(),
             notes: planned.description.notes.clone(),
             children: planned.children.clone(),
@@ -82,15 +86,27 @@ impl Node {
     }
 }
 
+impl std::fmt::Debug for Node {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Node").field("guard", &self.guard).field("about", &self.about).finish_non_exhaustive()
+    }
+}
+
 impl Tree {
-    pub(crate) fn new(config: &Config) -> Self {
-        Self { nodes: Vec::new(), config: config.clone() }
+    pub(crate) fn new(config: &Config, read_only: bool) -> Self {
+        Self { nodes: Vec::new(), config: config.clone(), read_only }
     }
 
     /// The backend that stands for the whole tree.
     #[must_use]
     pub fn root(&self) -> &Arc<Guard> {
         &self.nodes.last().expect("an opened tree has at least its root").guard
+    }
+
+    /// The backend of a name.
+    #[must_use]
+    pub fn guard(&self, name: &str) -> Option<&Arc<Guard>> {
+        self.guards().find(|guard| **guard.instance() == *name)
     }
 
     /// Every backend, children before their layers.
@@ -147,6 +163,7 @@ impl Tree {
     }
 
     /// Flushes, closes and drops every backend, layers before those below them. Blocks at most for the budget.
+    /// What was opened to read is not flushed.
     ///
     /// Returns what went wrong; whatever it is, the next backend is closed all the same.
     pub fn close(&self, budget: Duration) -> Vec<CloseFailure> {
@@ -159,9 +176,14 @@ impl Tree {
         let mut failures = Vec::new();
         for node in self.nodes.iter().rev().filter(|node| !kept(&node.guard) && !node.guard.is_closed()) {
             let limit = deadline.saturating_duration_since(Instant::now()).min(self.config.close_timeout);
-            let guard = Arc::clone(&node.guard);
+            let (guard, is_flushed) = (Arc::clone(&node.guard), !self.read_only);
             let instance = Arc::clone(guard.instance());
-            let reasons = match within("close", limit + GRACE, &|| false, move || end(&guard, limit), drop) {
+            let inside = Inside::to_close(&node.plugin, &instance, node.identity.options());
+            let work = move || {
+                let _inside = inside;
+                end(&guard, is_flushed, limit)
+            };
+            let reasons = match within("close", limit + GRACE, &|| false, work, drop) {
                 Ok(reasons) => reasons,
                 Err(Missed::Late | Missed::Stopped) => vec![format!("it did not end within {limit:?}")],
                 Err(Missed::Panicked(message)) => vec![format!("it panicked: {message}")],
@@ -174,10 +196,10 @@ impl Tree {
 }
 
 /// Flush, close and drop of one backend; the flush has half of the time.
-fn end(guard: &Guard, limit: Duration) -> Vec<String> {
+fn end(guard: &Guard, is_flushed: bool, limit: Duration) -> Vec<String> {
     let call = Call::with_budget(limit);
     let mut reasons = Vec::new();
-    if let Err(error) = guard.flush(&call.at_most(limit / 2)) {
+    if is_flushed && let Err(error) = guard.flush(&call.at_most(limit / 2)) {
         reasons.push(format!("flush failed: {error}"));
     }
     if let Err(error) = guard.close(&call) {

@@ -2,10 +2,11 @@
 //!
 //! Names begin with `storage_worker_`, except those of the process, which every Prometheus dashboard knows by their own.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -35,6 +36,8 @@ pub type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 pub struct Metrics {
     handles: Arc<Handles>,
     registry: Arc<Registry>,
+    /// The names of what each backend's plugin measures.
+    measured: Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>,
 }
 
 /// A handle to every metric.
@@ -108,6 +111,8 @@ pub struct Handles {
     pub backend_count: Family<BackendMetricLabels, FloatCounter>,
     /// Whatever a plugin measures.
     pub backend_gauge: Family<BackendMetricLabels, FloatGauge>,
+    /// Plugin libraries that are loaded; none is ever unloaded.
+    pub plugins_loaded: Gauge,
     /// The configuration in force; counts up with every reload.
     pub generation: Gauge,
 }
@@ -183,7 +188,26 @@ impl Metrics {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Process::new()));
         let handles = Handles::new(registry.sub_registry_with_prefix("storage_worker"));
-        Self { handles: Arc::new(handles), registry: Arc::new(registry) }
+        Self { handles: Arc::new(handles), registry: Arc::new(registry), measured: Arc::default() }
+    }
+
+    /// Sets what a backend's plugin measures.
+    pub fn set_backend_gauge(&self, backend: &str, metric: &str, value: f64) {
+        let labels = BackendMetricLabels { backend: backend.to_owned(), metric: metric.to_owned() };
+        if self.backend_gauge.get(&labels).is_none() {
+            let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+            measured.entry(backend.to_owned()).or_default().insert(metric.to_owned());
+        }
+        self.backend_gauge.get_or_create(&labels).set(value);
+    }
+
+    /// A backend is gone: what was measured of it last is so no more. What was counted stays.
+    pub fn forget_backend(&self, backend: &str) {
+        self.breaker_open.remove(&BackendLabel { backend: backend.to_owned() });
+        let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner).remove(backend);
+        for metric in measured.into_iter().flatten() {
+            self.backend_gauge.remove(&BackendMetricLabels { backend: backend.to_owned(), metric });
+        }
     }
 
     /// All metrics as text, in the OpenMetrics format; see [`CONTENT_TYPE`].
@@ -357,6 +381,11 @@ impl Handles {
             ),
             backend_count: register!(Family::default(), "backend_count", "What plugins count, by their own names"),
             backend_gauge: register!(Family::default(), "backend_gauge", "What plugins measure, by their own names"),
+            plugins_loaded: register!(
+                Gauge::default(),
+                "plugins_loaded",
+                "Plugin libraries that are loaded; none is unloaded, so each new build adds one"
+            ),
             generation: register!(Gauge::default(), "generation", "The configuration in force; counts up with reloads"),
         }
     }
@@ -403,6 +432,24 @@ mod tests {
             assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn what_was_measured_of_a_backend_goes_with_it_and_what_was_counted_stays() {
+        let metrics = Metrics::new();
+        for backend in ["a", "b"] {
+            metrics.set_backend_gauge(backend, "held", 2.0);
+            metrics.set_backend_gauge(backend, "held", 3.0);
+            metrics.breaker_open.get_or_create(&BackendLabel { backend: backend.to_owned() }).set(1);
+            metrics.merges.get_or_create(&MergeLabels { backend: backend.to_owned(), outcome: "created" }).inc();
+        }
+
+        metrics.forget_backend("a");
+
+        let text = metrics.encode();
+        let lines = |of: &str| text.lines().filter(|line| line.contains(of)).count();
+        assert_eq!((lines("{backend=\"a\""), lines("{backend=\"b\"")), (1, 3), "{text}");
+        assert!(text.contains("merges_total{backend=\"a\""), "{text}");
     }
 
     #[cfg(target_os = "linux")]

@@ -1,6 +1,5 @@
-//! The keys of `[worker]` and `[dead_letters]`.
+//! The keys of `[worker]`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -113,22 +112,4 @@ impl Config {
 
 fn size(bytes: usize) -> String {
     units::size_text(bytes as u64)
-}
-
-/// `[dead_letters]`: the file of the events that will not be tried again by themselves.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DeadLettersConfig {
-    /// The file, one JSON object a line. Default `./journal/dead-letters.jsonl`.
-    pub path: PathBuf,
-    /// Largest size of the file. Then it is renamed to `<path>.1`, whose older content is dropped, counted and logged.
-    /// Default 256 MiB, so at most twice that on disk.
-    #[serde(with = "units::size")]
-    pub max_bytes: u64,
-}
-
-impl Default for DeadLettersConfig {
-    fn default() -> Self {
-        Self { path: PathBuf::from("./journal/dead-letters.jsonl"), max_bytes: 256 << 20 }
-    }
 }

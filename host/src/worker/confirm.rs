@@ -211,6 +211,7 @@ impl Outbox {
 /// Gives tokens back to the sources they came from.
 #[derive(Debug)]
 pub(super) struct Acknowledge {
+    /// By the index of the source.
     pub(super) sources: Vec<Arc<dyn Control>>,
 }
 

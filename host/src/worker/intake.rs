@@ -13,6 +13,7 @@ use super::lane::LaneState;
 use super::taken::{Company, Origin, Taken, cost_bytes};
 use super::{Shared, source_now};
 use crate::event::decode::{Arrival, Limits, decode};
+use crate::event::identity::identify;
 use crate::event::row::{EventRow, EventRows};
 use crate::source::{Delivery, Read, Source};
 use crate::telemetry::metrics::{ChannelLabel, Metrics};
@@ -112,9 +113,12 @@ impl Intake {
         let size = delivery.payload.len();
         warn!(channel = %delivery.channel, reason, error, size, "event rejected");
         self.shared.counters.rejected(reason);
+        let row = self.channels.0.get(&*delivery.channel).map(|channel| &channel.row);
+        let identity = identify(&delivery.channel, row, &delivery.payload, arrival_of(&delivery));
         let origin = Origin::of(delivery, self.source);
-        let generation = self.shared.slot.current().generation;
-        self.shared.postbox.push(DeadLetter { origin, reason, error, attempts: 0, last_at: source_now(), generation });
+        let (last_at, generation) = (source_now(), self.shared.slot.current().generation);
+        let letter = DeadLetter { origin, identity, reason, error, attempts: 0, last_at, generation };
+        self.shared.postbox.push(letter);
     }
 
     fn hand_over(&mut self) {

@@ -19,6 +19,7 @@ use super::served::Served;
 use super::settle::{Confirmations, MergeResult, Receipt};
 use super::taken::{Company, Taken};
 use super::{Shared, source_now};
+use crate::event::identity::Identity;
 
 /// How long beyond its deadline a call may take before its lane counts as stuck.
 const STUCK_GRACE: Duration = Duration::from_secs(2);
@@ -271,13 +272,15 @@ impl Lane {
 
     fn bury(&self, taken: Taken, error: Error, generation: u64) {
         let Taken { event, origin, attempts, .. } = taken;
-        let (evaluation_id, event_id, reason) = (event.evaluation_id, event.event_id, error.kind.as_str());
+        let (evaluation_id, event_id, reason) = (&event.evaluation_id, &event.event_id, error.kind.as_str());
         warn!(
             channel = %origin.channel, %evaluation_id, %event_id, reason, %error, attempts,
             "event given up, it becomes a dead letter"
         );
-        let last_at = source_now();
-        self.shared.postbox.push(DeadLetter { origin, reason, error: error.message, attempts, last_at, generation });
+        let (error, last_at) = (error.message, source_now());
+        let evaluation_id = Some(event.evaluation_id.to_string());
+        let identity = Identity { evaluation_id, event_id: event.event_id, time: event.time };
+        self.shared.postbox.push(DeadLetter { origin, identity, reason, error, attempts, last_at, generation });
     }
 
     fn log_retry(&self, error: &Error, backoff: &Backoff, pause: Duration) {

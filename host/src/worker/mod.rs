@@ -15,7 +15,6 @@ mod dead_letter;
 mod gather;
 mod intake;
 mod lane;
-mod letter_file;
 mod queue;
 mod retry;
 mod running;
@@ -37,7 +36,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use self::config::{Config, DeadLettersConfig};
+use self::config::Config;
 use self::confirm::{Acknowledge, Confirmer, Outbox};
 use self::counters::Counters;
 use self::dead_letter::{Postbox, Writer};
@@ -53,6 +52,7 @@ pub use self::status::{SourceStatus, Status};
 use self::watch::Watch;
 use crate::event::decode::Limits;
 use crate::event::row::EventRows;
+use crate::letters::config::DeadLettersConfig;
 use crate::source::redis_client::RedisClient;
 use crate::source::{Control, Source, now as source_now};
 use crate::telemetry::metrics::Metrics;
@@ -186,6 +186,7 @@ impl Worker {
             };
             groups.intakes.spawn(format!("intake-{}", source.name()), move || intake.run(source))?;
         }
+        show_generation(&shared.counters.metrics, shared.slot.current().generation);
         let (groups, died) = (tokio::sync::Mutex::new(groups), tokio::sync::Mutex::new(died));
         Ok(Self { shared, sources: controls, lanes, draining: AtomicBool::new(false), groups, died })
     }
@@ -194,7 +195,10 @@ impl Worker {
     ///
     /// Returns the one before; a call may still be under way in it for as long as somebody else holds it too.
     pub fn replace(&self, served: Served) -> Arc<Served> {
-        self.shared.slot.replace(served)
+        let generation = served.generation;
+        let before = self.shared.slot.replace(served);
+        show_generation(&self.shared.counters.metrics, generation);
+        before
     }
 
     /// Waits until one of its threads has panicked, which is a defect: the worker is to be drained and begun anew.
@@ -277,6 +281,10 @@ impl Worker {
             kept: kept + kept_confirmations,
         }
     }
+}
+
+fn show_generation(metrics: &Metrics, generation: u64) {
+    metrics.generation.set(generation.try_into().unwrap_or(i64::MAX));
 }
 
 /// Starts what comes behind the lanes: the confirmer and the writer of dead letters.

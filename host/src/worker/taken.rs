@@ -43,12 +43,14 @@ pub(super) struct Origin {
     /// Which of the worker's sources it came from.
     pub(super) source: usize,
     pub(super) token: Option<Token>,
+    /// It is a dead letter already, and somebody keeps it.
+    pub(super) is_letter: bool,
 }
 
 impl Origin {
     pub(super) fn of(delivery: Delivery, source: usize) -> Self {
-        let Delivery { channel, payload, received_at, token, .. } = delivery;
-        Self { channel, payload, received_at, source, token }
+        let Delivery { channel, payload, received_at, token, is_letter, .. } = delivery;
+        Self { channel, payload, received_at, source, token, is_letter }
     }
 
     /// What it takes of the budget.

@@ -16,7 +16,13 @@ pub(super) fn taken(evaluation_id: &str, event_id: &str, time: i64) -> Taken {
     state.set_history(&stamp, "queued", Status::Queued, "");
     let event_id = Arc::from(event_id);
     let event = Event { evaluation_id: evaluation_id.into(), event_id, time, status: Status::Queued, state };
-    let origin =
-        Origin { channel: "evaluation:queued".into(), payload: Vec::new(), received_at: time, source: 0, token: None };
+    let origin = Origin {
+        channel: "evaluation:queued".into(),
+        payload: Vec::new(),
+        received_at: time,
+        source: 0,
+        token: None,
+        is_letter: false,
+    };
     Taken::new(event, "storage:evaluation:created".into(), origin, Company::Joined)
 }

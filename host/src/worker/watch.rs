@@ -79,7 +79,6 @@ impl Watch {
         metrics.queue_events.set(gauge(held.events));
         metrics.queue_bytes.set(gauge(held.bytes));
         metrics.confirmations_kept.set(gauge(self.shared.outbox.len()));
-        metrics.generation.set(self.shared.slot.current().generation.try_into().unwrap_or(i64::MAX));
 
         let statuses: Vec<_> = self.sources.iter().map(|source| source.status()).collect();
         let connected = self.shared.outbox.is_connected() && statuses.iter().all(|status| status.connected);

@@ -10,13 +10,16 @@ use std::process::Command;
 /// The options of the tested instance, as JSON.
 const OPTIONS: &str = r#"PLUGIN_OPTIONS"#;
 
+/// The level that it must reach: `basic`, `durable` or `complete`. Raise it with what you claim.
+const LEVEL: &str = "basic";
+
 /// Fails with what was asked of the plugin, and how to ask for that again.
 #[test]
 fn it_does_what_a_backend_must_do() {
     let (worker, library) = (worker(), library());
     let mut command = Command::new(&worker);
     command
-        .args(["plugin", "test", "--options", OPTIONS])
+        .args(["plugin", "test", "--options", OPTIONS, "--level", LEVEL])
         .arg(&library);
     let output = command
         .output()

@@ -1,10 +1,15 @@
 //! The family *blobs*: bytes under a key, where a backend offers them.
 
-use super::trial::{Trial, Unmet, call, call_ok, expect};
+use super::trial::{Trial, Unmet, call, call_ok, expect, open};
 use super::{Behavior, Level, Need};
 
 pub(super) const BEHAVIORS: &[Behavior] = &[
     behavior("blobs.kept_and_listed", "keeps blobs, and lists them in key order", kept_and_listed),
+    behavior(
+        "blobs.kept_when_reopened",
+        "has its blobs, if it is durable, when it is opened again",
+        kept_when_reopened,
+    ),
     behavior("blobs.delete_if_untouched", "deletes a blob only if it was not stored again since", delete_if_untouched),
 ];
 
@@ -51,6 +56,21 @@ fn kept_and_listed(trial: &Trial<'_>) -> Result<(), Unmet> {
     expect(listed == expected, &format!("each of the {} blobs once, with its size", expected.len()), || {
         format!("{listed:?}")
     })
+}
+
+fn kept_when_reopened(trial: &Trial<'_>) -> Result<(), Unmet> {
+    let place = trial.place()?;
+    let bytes = trial.prefix.as_bytes();
+    let key = key_of(bytes);
+    let backend = open(&*place)?;
+    call_ok("put_blob", backend.put_blob(&call(), &key, bytes))?;
+    backend.end()?;
+
+    let backend = open(&*place)?;
+    let found = call_ok("get_blob", backend.get_blob(&call(), &key))?;
+    let is_right = found.as_deref() == Some(bytes) || (found.is_none() && !trial.capabilities.durable);
+    expect(is_right, "the blob that was put", || if found.is_some() { "another one" } else { "none" }.to_owned())?;
+    backend.end()
 }
 
 fn delete_if_untouched(trial: &Trial<'_>) -> Result<(), Unmet> {

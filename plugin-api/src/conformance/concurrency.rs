@@ -1,12 +1,13 @@
 //! The family *concurrency*: what calls at the same time do to each other. `durability.rs` has several processes.
 
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::backend::{Answer, Backend, Outcome};
+use crate::backend::{Answer, Backend, Delete, Deleted, Outcome};
 use crate::model::state::State;
 
 use super::events::{joined, note_of};
-use super::trial::{Trial, Unmet, expect, expect_same, expect_stored, failed, get, merge, merge_one};
+use super::trial::{Trial, Unmet, call, call_ok, expect, expect_same, expect_stored, failed, get, merge, merge_one};
 use super::{Behavior, Level, Need};
 
 /// Most calls at once.
@@ -24,6 +25,13 @@ pub(super) const BEHAVIORS: &[Behavior] = &[
         "loses nothing of what several calls merge into different ids",
         different_ids,
     ),
+    Behavior {
+        name: "concurrency.delete_by_digest",
+        asks: "deletes by digest nothing that came in between, while another call merges",
+        level: Level::Complete,
+        needs: Need::Parallel,
+        run: delete_by_digest,
+    },
 ];
 
 const fn behavior(name: &'static str, asks: &'static str, run: fn(&Trial<'_>) -> Result<(), Unmet>) -> Behavior {
@@ -110,4 +118,36 @@ fn different_ids(trial: &Trial<'_>) -> Result<(), Unmet> {
         }
     }
     Ok(())
+}
+
+/// Moves an evaluation away while it is merged into, as a layer empties its fallback: what was read and then deleted by
+/// its digest, and what is left, is everything.
+fn delete_by_digest(trial: &Trial<'_>) -> Result<(), Unmet> {
+    const EVENTS: usize = 60;
+    let opened = trial.open()?;
+    let (backend, id, is_merged) = (&*opened, trial.id(), AtomicBool::new(false));
+    let move_away = || {
+        let mut moved = State::new();
+        while !is_merged.load(Ordering::Relaxed) {
+            let Some(found) = get(backend, &[&id])?.remove(0) else { continue };
+            let item = Delete { id: &id, digest: Some(&found.state.digest()) };
+            if call_ok("delete", backend.delete(&call(), &[item]))? == [Deleted::Deleted] {
+                moved.merge(&found.state);
+            }
+        }
+        Ok(moved)
+    };
+    let (merged, moved) = std::thread::scope(|scope| {
+        let moving = scope.spawn(move_away);
+        let merged = (0..EVENTS).try_for_each(|step| merge_one(backend, &id, &event(0, step)).map(drop));
+        is_merged.store(true, Ordering::Relaxed);
+        (merged, moving.join())
+    });
+    merged?;
+    let mut all = moved.unwrap_or_else(|_| failed("an answer", "a panic"))?;
+    if let Some(left) = get(backend, &[&id])?.remove(0) {
+        all.merge(&left.state);
+    }
+    let expected = joined(&(0..EVENTS).map(|step| event(0, step)).collect::<Vec<_>>());
+    expect_same(&id, Some(&expected), Some(&all))
 }

@@ -91,13 +91,13 @@ fn synced_before_answered(trial: &Trial<'_>) -> Result<(), Unmet> {
     if merges.len() as u64 != flood.events {
         return Err(Unmet::NotRun(format!("only {} of {} merges were seen", merges.len(), flood.events)));
     }
-    let mut unseen = 0;
-    let mut sent = 0;
+    let (mut unseen, mut sent, mut unread) = (0, 0, 0);
     for (number, synced) in merges.iter().enumerate() {
         match synced {
             Synced::Itself(_) => {}
             Synced::Something => unseen += 1,
             Synced::Sent => sent += 1,
+            Synced::SentSomething => unread += 1,
             Synced::Never(happened) => {
                 return failed(
                     "every merge is synced before it is answered `durable`",
@@ -114,6 +114,12 @@ fn synced_before_answered(trial: &Trial<'_>) -> Result<(), Unmet> {
     }
     if sent > 0 {
         trial.note(format!("{sent} of {} merges went to another process, which has to sync them", flood.events));
+    }
+    if unread > 0 {
+        trial.note(format!(
+            "what was sent could not be read in {unread} of {} merges (encrypted?); the far side has to sync them",
+            flood.events
+        ));
     }
     Ok(())
 }

@@ -6,7 +6,8 @@ use crate::error::ErrorKind;
 use crate::query::Fields;
 
 use super::events::note;
-use super::trial::{Trial, Unmet, call, call_ok, expect, expect_stored, failed, merge_one, open};
+use super::odd::judge;
+use super::trial::{Trial, Unmet, call, call_ok, expect, expect_same, expect_stored, failed, get, merge_one, open};
 use super::{Behavior, Level, Need};
 
 /// An option that nobody has.
@@ -25,7 +26,7 @@ pub(super) const BEHAVIORS: &[Behavior] = &[
         run: check_touches_nothing,
     },
     behavior("life_cycle.two_instances", "keeps two instances apart that have different places", two_instances),
-    behavior("life_cycle.opens_again", "opens again at the place of an instance that was closed", opens_again),
+    behavior("life_cycle.opens_again", "opens again and again at a place, and finds there what it keeps", opens_again),
     behavior("life_cycle.closes_twice", "bears to be flushed, and to be closed twice", closes_twice),
     behavior("life_cycle.called_after_close", "answers a call after it was closed with an error", called_after_close),
     Behavior {
@@ -96,10 +97,18 @@ fn two_instances(trial: &Trial<'_>) -> Result<(), Unmet> {
 
 fn opens_again(trial: &Trial<'_>) -> Result<(), Unmet> {
     let place = trial.place()?;
-    let id = trial.id();
-    for number in 1..=3 {
+    let ids = trial.ids(3);
+    let states = [1, 2, 3].map(note);
+    for (last, state) in states.iter().enumerate() {
         let backend = open(&*place)?;
-        merge_one(&*backend, &id, &note(number))?;
+        merge_one(&*backend, &ids[last], state)?;
+        for (id, state) in ids.iter().zip(&states).take(last + 1) {
+            let found = get(&*backend, &[id])?.remove(0);
+            // What is volatile may be gone with the instance that took it, but is never another state.
+            if found.is_some() || id == &ids[last] || trial.capabilities.durable {
+                expect_same(id, Some(state), found.as_ref().map(|found| &found.state))?;
+            }
+        }
         backend.end()?;
     }
     Ok(())
@@ -107,20 +116,17 @@ fn opens_again(trial: &Trial<'_>) -> Result<(), Unmet> {
 
 fn closes_twice(trial: &Trial<'_>) -> Result<(), Unmet> {
     let opened = trial.open()?;
-    let backend = &*opened;
-    merge_one(backend, &trial.id(), &note(1))?;
-    call_ok("flush", backend.flush(&call()))?;
-    call_ok("close", backend.close(&call()))?;
+    merge_one(&*opened, &trial.id(), &note(1))?;
+    call_ok("flush", opened.flush(&call()))?;
+    let closed = opened.close_once()?;
     // Whether the second one is an error is the backend's to say; it only has to come back.
-    let _ = backend.close(&call());
-    Ok(())
+    judge("a second `close`", closed.close(&call()))
 }
 
 fn called_after_close(trial: &Trial<'_>) -> Result<(), Unmet> {
     let opened = trial.open()?;
-    let backend = &*opened;
+    let backend = opened.close_once()?;
     let (id, state) = (trial.id(), note(1));
-    call_ok("close", backend.close(&call()))?;
     let merged = crate::with_items(&[(&id, &state)], |batch| backend.merge(&call(), batch));
     let is_taken = |outcome: &crate::Outcome| !matches!(outcome, crate::Outcome::Rejected(_));
     let is_refused = !merged.is_ok_and(|answers| answers.iter().any(|answer| is_taken(&answer.outcome)));
@@ -128,8 +134,7 @@ fn called_after_close(trial: &Trial<'_>) -> Result<(), Unmet> {
     let found = backend.get(&call(), &[&id], Fields::Whole);
     expect(found.is_err(), "`get` after `close` is an error", || "an answer".to_owned())?;
     let _ = backend.health();
-    let _ = backend.flush(&call());
-    Ok(())
+    judge("`flush` after `close`", backend.flush(&call()))
 }
 
 fn one_at_a_time(trial: &Trial<'_>) -> Result<(), Unmet> {

@@ -9,7 +9,7 @@ use crate::model::state::State;
 use crate::model::status::Status;
 use crate::query::{Fields, Order, Query};
 
-use super::events::{EPOCH, begun};
+use super::events::{EPOCH, begun, joined, stamp};
 use super::trial::{Trial, Unmet, call, call_ok, expect, expect_same, failed, merge, short};
 use super::{Behavior, Level, Need};
 
@@ -44,15 +44,26 @@ type Stored = BTreeMap<String, State>;
 
 /// Merges states of several statuses and times, in an order of their own.
 fn fill(trial: &Trial<'_>, backend: &dyn Backend, count: usize) -> Result<Stored, Unmet> {
+    fill_ids(trial, backend, trial.ids(count))
+}
+
+fn fill_ids(trial: &Trial<'_>, backend: &dyn Backend, ids: Vec<String>) -> Result<Stored, Unmet> {
     let statuses = [Status::Queued, Status::Running, Status::Completed, Status::Failed];
     // Three of each time, so that the id has to decide.
     let states =
         (0..).map(|number| begun(number / 3, statuses[usize::try_from(number).unwrap_or(0) % 4], &trial.prefix));
-    let stored: Stored = trial.ids(count).into_iter().zip(states).collect();
+    let stored: Stored = ids.into_iter().zip(states).collect();
+    // What is listed by changes with the last merge: by an earlier event a status, by a later one a time.
+    let (mut overtaken, mut late) = (State::new(), State::new());
+    overtaken.set_open(&stamp(-1, "overtaken"), Status::Provisioning);
+    late.set_created(&stamp(100, "late"));
     let mut batch: Vec<(&str, &State)> = stored.iter().map(|(id, state)| (&**id, state)).collect();
     trial.shuffle(&mut batch);
+    for first in [&overtaken, &late] {
+        merge(backend, &batch.iter().map(|(id, _)| (*id, first)).collect::<Vec<_>>())?;
+    }
     merge(backend, &batch)?;
-    Ok(stored)
+    Ok(stored.iter().map(|(id, state)| (id.clone(), joined([&overtaken, &late, state]))).collect())
 }
 
 /// The list of a query must be exactly these ids, in this order, each with its state.
@@ -86,14 +97,45 @@ fn expect_list(
 
 fn in_id_order(trial: &Trial<'_>) -> Result<(), Unmet> {
     let backend = trial.open()?;
-    let stored = fill(trial, &*backend, 60)?;
+    // In the order of bytes capitals come before `_`, and that before small letters.
+    let odd = ["-", ".", ":", "@", "B", "_", "a", "~"].map(|end| format!("{}{end}", trial.prefix));
+    let stored = fill_ids(trial, &*backend, [trial.ids(52), odd.to_vec()].concat())?;
     let expected: Vec<_> = stored.iter().collect();
     for limit in [1, 7, 30, 60, 61, 1000] {
         expect_list(trial, &*backend, &trial.query(limit), &expected)?;
     }
+    two_at_a_time(trial, &*backend, &expected)?;
     let query = Query { fields: Fields::WithoutBodies, ..trial.query(50) };
     let (id, found) = trial.walk(&*backend, &query)?.remove(0);
     expect_same(&id, Some(&stored[&id].without_bodies()), Some(&found.state))
+}
+
+/// Lists of two readers, a page of the one and then one of the other, must not disturb each other.
+fn two_at_a_time(trial: &Trial<'_>, backend: &dyn Backend, expected: &[(&String, &State)]) -> Result<(), Unmet> {
+    let mut readers = [(trial.query(7), Vec::new()), (trial.query(9), Vec::new())];
+    for _ in 0..10_000 {
+        let mut is_end = true;
+        for (query, seen) in &mut readers {
+            if !seen.is_empty() && query.cursor.is_none() {
+                continue;
+            }
+            let page = call_ok("list", backend.list(&call(), query))?;
+            seen.extend(page.entries.into_iter().map(|(id, _)| id));
+            query.cursor = page.cursor;
+            is_end &= query.cursor.is_none() || seen.is_empty();
+        }
+        if is_end {
+            break;
+        }
+    }
+    for (_, mut seen) in readers {
+        seen.retain(|id| id.starts_with(&trial.prefix));
+        let is_same = seen.iter().eq(expected.iter().map(|(id, _)| *id));
+        expect(is_same, &format!("each of the {} states once, while somebody else lists", expected.len()), || {
+            format!("{} states: {}", seen.len(), short(&format!("{seen:?}")))
+        })?;
+    }
+    Ok(())
 }
 
 /// Goes through the pages and changes something after each; what was there throughout must be seen once.

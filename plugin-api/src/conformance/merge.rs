@@ -26,6 +26,7 @@ pub(super) const BEHAVIORS: &[Behavior] = &[
     behavior("merge.ties", "decides between events of one time by stage, event id and value", ties),
     behavior("merge.grouping", "gives the same state whether events come alone or joined", grouping),
     behavior("merge.id_twice_in_a_batch", "takes an id that occurs twice in a batch as two merges", id_twice),
+    behavior("merge.history_limit", "keeps of too long a history the earliest entries", history_limit),
     behavior("merge.bad_item", "takes the neighbours of an item that it cannot take", bad_item),
     behavior("merge.empty_batch", "answers an empty batch with no answers", empty_batch),
     behavior("merge.empty_state", "stores nothing of a state of which nothing is known", empty_state),
@@ -151,6 +152,26 @@ fn id_twice(trial: &Trial<'_>) -> Result<(), Unmet> {
     merge(&*backend, &[(&id, &events[0]), (&other, &events[0]), (&id, &events[1]), (&id, &events[2])])?;
     expect_stored(&*backend, &id, Some(&joined(&events)))?;
     expect_stored(&*backend, &other, Some(&events[0]))
+}
+
+fn history_limit(trial: &Trial<'_>) -> Result<(), Unmet> {
+    let backend = trial.open()?;
+    let id = trial.id();
+    let entries = |numbers: std::ops::Range<i64>| {
+        let mut state = State::new();
+        for number in numbers {
+            let stamp = stamp(number, &format!("note-{number}"));
+            state.set_history(&stamp, "status_changed", Status::Running, "");
+        }
+        state
+    };
+    let limit = i64::try_from(names::MAX_HISTORY).unwrap_or(i64::MAX);
+    // The later ones come first.
+    let states = [entries(500..500 + limit), entries(0..1000)];
+    for state in &states {
+        merge_one(&*backend, &id, state)?;
+    }
+    expect_stored(&*backend, &id, Some(&joined(&states)))
 }
 
 fn bad_item(trial: &Trial<'_>) -> Result<(), Unmet> {

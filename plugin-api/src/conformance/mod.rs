@@ -172,8 +172,8 @@ pub trait Subject: Send + Sync {
     /// When there is no room for it.
     fn place(&self) -> Result<Box<dyn Place>>;
 
-    /// The same backend with its far side away, if somebody said how.
-    fn away(&self) -> Option<Box<dyn Place>> {
+    /// The same backend in a new place with its far side away, if somebody said how.
+    fn away(&self) -> Option<Result<Box<dyn Place>>> {
         None
     }
 
@@ -238,6 +238,8 @@ pub enum Synced {
     Something,
     /// It was sent to another process, which has to sync it.
     Sent,
+    /// The same, but what was sent could not be read: it is encrypted, perhaps.
+    SentSomething,
     /// It was answered before it was synced; the text says what happened.
     Never(String),
 }

@@ -18,7 +18,7 @@ pub(super) const BEHAVIORS: &[Behavior] = &[Behavior {
 }];
 
 /// A caught panic is `internal` and says so.
-fn judge<T>(what: &str, result: crate::Result<T>) -> Result<(), Unmet> {
+pub(super) fn judge<T>(what: &str, result: crate::Result<T>) -> Result<(), Unmet> {
     match result {
         Err(error) => judge_error(what, &error),
         Ok(_) => Ok(()),

@@ -1,5 +1,8 @@
 //! The family *read*: what was merged is found, and only that.
 
+use std::time::{Duration, Instant};
+
+use crate::backend::Call;
 use crate::error::ErrorKind;
 use crate::model::state::State;
 use crate::names;
@@ -8,6 +11,11 @@ use crate::query::{Fields, Order, Prune, Query};
 use super::events::{note, stamp};
 use super::trial::{Trial, Unmet, call, call_ok, expect, expect_same, failed, get, merge, merge_one};
 use super::{Behavior, Level, Need};
+
+/// How long a call may take while the far side is away.
+const AWAY_BUDGET: Duration = Duration::from_secs(2);
+/// How much longer it may take on a busy machine.
+const GRACE: Duration = Duration::from_secs(3);
 
 pub(super) const BEHAVIORS: &[Behavior] = &[
     behavior("read.get_in_order", "answers each id in the order asked, and none for what is not stored", get_in_order),
@@ -43,6 +51,8 @@ fn get_in_order(trial: &Trial<'_>) -> Result<(), Unmet> {
     for (index, found) in asked.into_iter().zip(found) {
         let expected = stored.contains(&index).then_some(&states[index]);
         expect_same(&ids[index], expected, found.as_ref().map(|found| &found.state))?;
+        let is_whole = found.is_none_or(|found| !found.incomplete);
+        expect(is_whole, "all that is stored, when all is well", || "a state that is `incomplete`".to_owned())?;
     }
     expect(get(&*backend, &[])?.is_empty(), "no answers to no ids", || "some".to_owned())
 }
@@ -108,11 +118,13 @@ fn far_side_away(trial: &Trial<'_>) -> Result<(), Unmet> {
         return Err(Unmet::NotRun("nobody said how its far side is away".to_owned()));
     };
     let wanted = [ErrorKind::Unavailable, ErrorKind::Overloaded];
+    let call = || Call::with_budget(AWAY_BUDGET);
     let judge = |what: &str, error: &crate::Error| {
         expect(wanted.contains(&error.kind), &format!("`{what}` is `unavailable` while the far side is away"), || {
             format!("`{}`: {error}", error.kind)
         })
     };
+    let away = away.map_err(|error| Unmet::NotRun(format!("there is no place to store in: {error}")))?;
     let backend = match away.open() {
         Err(error) => return judge("open", &error),
         Ok(backend) => backend,
@@ -128,7 +140,9 @@ fn far_side_away(trial: &Trial<'_>) -> Result<(), Unmet> {
         return put.and(got);
     }
     let (id, state) = (trial.id(), note(1));
+    let start = Instant::now();
     let merged = crate::with_items(&[(&id, &state)], |batch| backend.merge(&call(), batch));
+    let took = start.elapsed();
     let merged = match merged.map(|mut answers| answers.pop().map(|answer| answer.outcome)) {
         Err(error) | Ok(Some(crate::Outcome::Rejected(error))) => judge("merge", &error),
         Ok(other) => failed("`merge` fails while the far side is away", format!("{other:?}")),
@@ -138,5 +152,8 @@ fn far_side_away(trial: &Trial<'_>) -> Result<(), Unmet> {
         Ok(_) => failed("`get` fails while the far side is away", "an answer"),
     };
     let _ = backend.close(&call());
-    merged.and(read)
+    merged.and(read)?;
+    expect(took < AWAY_BUDGET + GRACE, &format!("`merge` is back by its deadline, in {AWAY_BUDGET:?}"), || {
+        format!("{took:.1?}")
+    })
 }

@@ -65,6 +65,27 @@ impl Opened {
         self.is_open = false;
         call_ok("close", self.backend.close(&call()))
     }
+
+    /// Closes it, and keeps it to be called.
+    pub(super) fn close_once(mut self) -> Result<Closed, Unmet> {
+        let (backend, place) = (Arc::clone(&self.backend), self.place.take());
+        self.end()?;
+        Ok(Closed { backend, _place: place })
+    }
+}
+
+/// An instance that was closed, and the place that it was opened at.
+pub(super) struct Closed {
+    backend: Arc<dyn Backend>,
+    _place: Option<Box<dyn Place>>,
+}
+
+impl Deref for Closed {
+    type Target = dyn Backend;
+
+    fn deref(&self) -> &(dyn Backend + 'static) {
+        &*self.backend
+    }
 }
 
 impl Deref for Opened {

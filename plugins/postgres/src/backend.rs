@@ -12,11 +12,11 @@ use tracing::{info, warn};
 use crate::connect::Target;
 use crate::counts::Counter;
 use crate::errors::Failure;
-use crate::options::Options;
+use crate::options::{Durability, Migrate, Options};
 use crate::pool::Pool;
-use crate::rows::Reader;
+use crate::rows::{Reader, found};
 use crate::statements::Statements;
-use crate::tables::Tables;
+use crate::tables::{Query as Statement, Tables};
 use crate::watch::{Watch, watch};
 use crate::{delete, indexes, list, merge, migrations, rows};
 
@@ -48,13 +48,17 @@ impl AsyncBackend for Postgres {
         let pool = Arc::new(Pool::new(&target, &options)?);
         let tables = Tables::new(&options.schema, &options.table_prefix);
         let tables = migrations::prepare(&pool, tables, options.migrate, opening.read_only, opening.deadline).await?;
-        warn_if_volatile(&pool, opening.deadline).await?;
+        let checks_durability = options.durability == Durability::Check;
+        if checks_durability && !opening.read_only {
+            check_durability(&pool, opening.deadline).await?;
+        }
         info!(target = target.to_string(), schema = options.schema, "connected");
 
-        let watched = Arc::new(Watch::default());
+        let watched = Arc::new(Watch::new(options.durability));
         let mut tasks = vec![tokio::spawn(watch(Arc::clone(&watched), Arc::clone(&pool), tables.clone()))];
-        if !opening.read_only && options.migrate == crate::options::Migrate::Auto {
-            tasks.push(tokio::spawn(indexes::build(Arc::clone(&pool), tables.clone())));
+        if !opening.read_only && options.migrate == Migrate::Auto {
+            let builders = Pool::of_size(&target, &options, indexes::CONNECTIONS)?;
+            tasks.push(tokio::spawn(indexes::build(Arc::clone(&pool), builders, tables.clone())));
         }
         Ok(Self {
             pool,
@@ -71,17 +75,14 @@ impl AsyncBackend for Postgres {
     }
 
     async fn merge(&self, call: &Call, batch: &[Item<'_>]) -> Result<Vec<Answer>> {
-        let result = merge::merge(&self.pool, &self.statements, call, batch).await;
+        let result = merge::merge(&self.pool, &self.statements, self.watch.durability(), call, batch).await;
         self.watch.learn_of_merge(&result);
         result
     }
 
     async fn get(&self, call: &Call, ids: &[&str], fields: Fields) -> Result<Vec<Option<Found>>> {
-        let result = rows::get(&Reader::Pool(&self.pool, call), &self.statements, ids, fields).await;
-        let states = result.map_err(Failure::into_error);
-        let states = states?;
-        let found = |id: &&str| states.get(*id).map(|state| Found { state: state.clone(), incomplete: false });
-        Ok(ids.iter().map(found).collect())
+        let states = rows::get(&Reader::Pool(&self.pool, call), &self.statements, ids, fields).await?;
+        Ok(ids.iter().map(|id| states.get(*id).cloned().map(found)).collect())
     }
 
     async fn list(&self, call: &Call, query: &Query) -> Result<Page> {
@@ -126,17 +127,22 @@ impl Drop for Postgres {
     }
 }
 
-/// A server that does not sync loses what was confirmed, whatever we do.
-async fn warn_if_volatile(pool: &Pool, deadline: std::time::Instant) -> Result<(), Failure> {
+/// A server that does not sync loses what was confirmed, whatever we do. (Of `synchronous_commit` we take care.)
+async fn check_durability(pool: &Pool, deadline: std::time::Instant) -> Result<(), Failure> {
     let session = pool.session(deadline).await?;
-    let sql = "SELECT current_setting('fsync'), current_setting('synchronous_commit')".to_owned();
-    let query = crate::tables::Query { sql, types: Vec::new() };
-    let rows = session.query(&query, &[]).await?;
-    if let Some(row) = rows.first() {
-        let (fsync, commit): (&str, &str) = (row.get(0), row.get(1));
-        if fsync == "off" || commit == "off" {
-            warn!(fsync, synchronous_commit = commit, "a crash of the server can lose what was confirmed as durable");
-        }
+    let sql = "SELECT current_setting('fsync'), current_setting('full_page_writes')".to_owned();
+    let rows = session.query(&Statement { sql, types: Vec::new() }, &[]).await?;
+    let Some(row) = rows.first() else { return Ok(()) };
+    let (fsync, full_page_writes): (&str, &str) = (row.get(0), row.get(1));
+    if fsync == "off" {
+        return Err(Error::configuration(
+            "the server has `fsync = off`, so a crash loses what it has stored; turn it on, or say what is right with \
+             `durability = \"volatile\"` or, where the storage below it syncs, `durability = \"durable\"`",
+        )
+        .into());
+    }
+    if full_page_writes == "off" {
+        warn!("the server has `full_page_writes = off`; unless its file system never tears a page, a crash loses data");
     }
     Ok(())
 }

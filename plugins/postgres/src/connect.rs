@@ -67,7 +67,7 @@ impl Target {
             Some("read-write") => drop(config.target_session_attrs(TargetSessionAttrs::ReadWrite)),
             Some(other) => return Err(format!("`target_session_attrs` is `{other}`; give `any` or `read-write`")),
             // With several hosts one is a standby, most likely, and writing is what we are for.
-            None if config.get_hosts().len() > 1 && !options.url.contains("target_session_attrs") => {
+            None if config.get_hosts().len() > 1 && !given.iter().any(|(key, _)| key == "target_session_attrs") => {
                 config.target_session_attrs(TargetSessionAttrs::ReadWrite);
             }
             None => {}
@@ -103,23 +103,31 @@ impl fmt::Display for Target {
     }
 }
 
-/// The configuration of a URL or a list of `key=value`, and the keys that are about TLS.
+/// The configuration of a URL or a list of `key=value`, and its keys and values.
 fn parse(url: &str) -> Result<(Config, Vec<(String, String)>), String> {
     // SQLAlchemy names its driver: `postgresql+psycopg2://`.
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let scheme = scheme.split_once('+').map_or(scheme, |(scheme, _)| scheme);
     let (plain, given) = match scheme {
         "" if url.contains('=') => {
-            let (tls, others): (Vec<_>, Vec<_>) = url.split_whitespace().partition(|word| is_tls(word));
-            (others.join(" "), tls.into_iter().map(pair).collect())
+            let given = pairs(url)?;
+            let others = given.iter().filter(|(key, _)| !TLS_KEYS.contains(&&**key));
+            let quoted =
+                others.map(|(key, value)| format!("{key}='{}'", value.replace('\\', "\\\\").replace('\'', "\\'")));
+            (quoted.collect::<Vec<_>>().join(" "), given)
         }
         "postgres" | "postgresql" => {
             let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-            let words = query.split('&').filter(|word| !word.is_empty());
-            let (tls, others): (Vec<_>, Vec<_>) = words.partition(|word| is_tls(word));
+            let words: Vec<(&str, &str)> = query
+                .split('&')
+                .filter(|word| !word.is_empty())
+                .map(|word| word.split_once('=').unwrap_or((word, "")))
+                .collect();
+            let others = words.iter().filter(|(key, _)| !TLS_KEYS.contains(key));
+            let others: Vec<String> = others.map(|(key, value)| format!("{key}={value}")).collect();
             let query = if others.is_empty() { String::new() } else { format!("?{}", others.join("&")) };
-            let decoded = tls.into_iter().map(pair).map(|(key, value)| (key, percent_decoded(&value)));
-            (format!("{scheme}://{path}{query}"), decoded.collect())
+            let given = words.iter().map(|(key, value)| ((*key).to_owned(), percent_decoded(value)));
+            (format!("{scheme}://{path}{query}"), given.collect())
         }
         _ => {
             return Err("`url` is no URL of PostgreSQL; write `postgres://user:password@host:5432/database`".to_owned());
@@ -132,13 +140,34 @@ fn parse(url: &str) -> Result<(Config, Vec<(String, String)>), String> {
     Ok((config, given))
 }
 
-fn is_tls(word: &str) -> bool {
-    TLS_KEYS.iter().any(|key| word.strip_prefix(key).is_some_and(|rest| rest.starts_with('=')))
-}
-
-fn pair(word: &str) -> (String, String) {
-    let (key, value) = word.split_once('=').unwrap_or((word, ""));
-    (key.to_owned(), value.to_owned())
+/// The pairs of a list as libpq reads it: spaces may stand around `=`, a value in single quotes may have spaces and be
+/// empty, and a backslash takes the next character as it is.
+fn pairs(list: &str) -> Result<Vec<(String, String)>, String> {
+    let mut pairs = Vec::new();
+    let mut rest = list.trim_start();
+    while !rest.is_empty() {
+        let (key, behind) = rest
+            .split_once('=')
+            .filter(|(key, _)| !key.trim_end().is_empty() && !key.trim_end().contains(char::is_whitespace))
+            .ok_or_else(|| "`url` has a word without `=`; write `key=value`, with quotes around spaces".to_owned())?;
+        let behind = behind.trim_start();
+        let is_quoted = behind.starts_with('\'');
+        let mut value = String::new();
+        let mut characters = behind.char_indices().skip(usize::from(is_quoted));
+        let end = loop {
+            match characters.next() {
+                Some((place, '\'')) if is_quoted => break place + 1,
+                Some((place, space)) if !is_quoted && space.is_whitespace() => break place,
+                Some((_, '\\')) => value.extend(characters.next().map(|(_, escaped)| escaped)),
+                Some((_, character)) => value.push(character),
+                None if is_quoted => return Err(format!("`url`: the quotes of `{}` do not end", key.trim_end())),
+                None => break behind.len(),
+            }
+        };
+        pairs.push((key.trim_end().to_owned(), value));
+        rest = behind[end..].trim_start();
+    }
+    Ok(pairs)
 }
 
 fn percent_decoded(text: &str) -> String {
@@ -206,5 +235,19 @@ mod tests {
         assert_eq!(target("postgresql+psycopg2://u@h/d").to_string(), "database `d` on `h:5432`");
         let keys = target("host=h user=u dbname=d sslmode=disable");
         assert_eq!((keys.to_string().as_str(), keys.tls.mode), ("database `d` on `h:5432`", SslMode::Disable));
+    }
+
+    #[test]
+    fn lists_of_keys_are_quoted_as_libpq_has_it() {
+        let keys =
+            target(r"host = h user='a b' password = 'it\'s \\ = ' dbname=a\ b sslrootcert='/my ca.pem' options=''");
+
+        assert_eq!(keys.config.get_user(), Some("a b"));
+        assert_eq!(keys.config.get_password(), Some(&br"it's \ = "[..]));
+        assert_eq!(keys.to_string(), "database `a b` on `h:5432`");
+        assert_eq!(keys.tls.root_cert, Some("/my ca.pem".into()));
+        for wrong in ["host=h user", "host=h user='a", "=h", "host=h a b=c"] {
+            assert!(pairs(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::timestamp::Timestamp;
 
 /// Evaluations in one transaction of a prune: it holds their locks for some milliseconds.
 const AT_ONCE: usize = 500;
-/// Most rows of the Python service that one prune looks into.
+/// Rows of the Python service that are looked into at once.
 const LOOKS: i64 = 1000;
 
 pub(crate) async fn delete(
@@ -63,7 +63,7 @@ async fn delete_once(
     ids: &[&str],
     digests: &HashMap<&str, &Hash>,
 ) -> Result<HashMap<String, Deleted>, Failure> {
-    let locked = session.begin_with(&begin(call, ""), &statements.lock_to_delete, &[&ids]).await?;
+    let locked = session.begin_with(&begin(call), &statements.lock_to_delete, &[&ids]).await?;
     let mut outcome: HashMap<String, Deleted> =
         locked.iter().map(|row| (row.get::<_, String>(0), Deleted::Deleted)).collect();
     let asked: Vec<&str> =
@@ -71,8 +71,12 @@ async fn delete_once(
     if !asked.is_empty() {
         let states = get(&Reader::Session(session), statements, &asked, Fields::Whole).await?;
         for (id, state) in states {
-            if digests.get(id.as_str()).is_some_and(|digest| **digest != state.digest()) {
-                outcome.insert(id, Deleted::Differs);
+            match state {
+                Ok(state) if digests.get(id.as_str()).is_some_and(|digest| **digest != state.digest()) => {
+                    outcome.insert(id, Deleted::Differs);
+                }
+                Ok(_) => {}
+                Err(error) => drop(outcome.insert(id, Deleted::Failed(error))),
             }
         }
     }
@@ -89,12 +93,7 @@ pub(crate) async fn prune(pool: &Pool, statements: &Statements, call: &Call, pru
     let rows = pool.read(call, &statements.ended, &[&before, &wanted]).await?;
     let mut ids: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     if ids.len() <= prune.limit {
-        let rows = pool.read(call, &statements.adopted_ended, &[&before, &LOOKS]).await?;
-        let others: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
-        let states = rows::adopted(&Reader::Pool(pool, call), statements, &others).await?;
-        let has_ended =
-            |id: &&str| states.get(*id).and_then(Record::completed_at_of).is_some_and(|at| at < prune.ended_before);
-        ids.extend(others.into_iter().filter(has_ended).map(str::to_owned));
+        find_adopted(pool, statements, call, prune, &mut ids).await?;
     }
     let more = ids.len() > prune.limit;
     ids.truncate(prune.limit);
@@ -118,6 +117,33 @@ pub(crate) async fn prune(pool: &Pool, statements: &Statements, call: &Call, pru
     Ok(Pruned { removed, more })
 }
 
+/// Adds rows of the Python service that ended long ago, until there are more than enough or all were looked into.
+///
+/// No column says when they ended, only the JSON and the history; nearly all that began long ago also ended long ago.
+async fn find_adopted(
+    pool: &Pool,
+    statements: &Statements,
+    call: &Call,
+    prune: &Prune,
+    ids: &mut Vec<String>,
+) -> Result<()> {
+    let before = Timestamp(prune.ended_before);
+    let (mut created, mut last) = (Timestamp(i64::MIN), String::new());
+    while ids.len() <= prune.limit {
+        let rows = pool.read(call, &statements.adopted_ended, &[&before, &created, &last, &LOOKS]).await?;
+        let others: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+        let states = rows::adopted(&Reader::Pool(pool, call), statements, &others).await?;
+        let has_ended =
+            |id: &&str| states.get(*id).and_then(Record::completed_at_of).is_some_and(|at| at < prune.ended_before);
+        ids.extend(others.into_iter().filter(has_ended).map(str::to_owned));
+        match rows.last().filter(|_| rows.len() as i64 == LOOKS) {
+            Some(row) => (created, last) = (row.get(1), row.get(0)),
+            None => break,
+        }
+    }
+    Ok(())
+}
+
 async fn prune_part(
     session: &mut Session,
     statements: &Statements,
@@ -125,7 +151,7 @@ async fn prune_part(
     part: &[String],
     before: Timestamp,
 ) -> Result<u64, Failure> {
-    let removed = session.begin_with(&begin(call, ""), &statements.prune, &[&part, &before]).await?;
+    let removed = session.begin_with(&begin(call), &statements.prune, &[&part, &before]).await?;
     session.command("COMMIT").await?;
     Ok(removed.len() as u64)
 }

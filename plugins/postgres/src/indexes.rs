@@ -25,15 +25,21 @@ const INDEXES: [(&str, &str); 6] = [
     ("evaluations_id_bytes", "ON {evaluations} ({id})"),
 ];
 
+/// Connections that a build needs: one holds the lock in a transaction, another one builds, which no transaction can.
+pub(crate) const CONNECTIONS: usize = 2;
+/// Rows that are given a time in one statement.
+const AT_ONCE: i64 = 1000;
 /// Pause before another try, when somebody else builds or something is in the way.
 const PAUSE: Duration = Duration::from_secs(2);
 /// How long a connection may take to be had.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Builds what is missing, and tries until it is there. Ends when the role may not.
-pub(crate) async fn build(pool: Arc<Pool>, tables: Tables) {
+///
+/// What takes long goes over connections of its own, so that merges find theirs.
+pub(crate) async fn build(pool: Arc<Pool>, builders: Pool, tables: Tables) {
     loop {
-        match build_missing(&pool, &tables).await {
+        match build_missing(&pool, &builders, &tables).await {
             Ok(()) => return,
             Err(Failure::Other(error)) if error.kind == storage_plugin_api::ErrorKind::Configuration => {
                 warn!(error = error.message, "indexes are missing and cannot be built, lists will be slow");
@@ -44,12 +50,11 @@ pub(crate) async fn build(pool: Arc<Pool>, tables: Tables) {
     }
 }
 
-async fn build_missing(pool: &Pool, tables: &Tables) -> Result<(), Failure> {
+async fn build_missing(pool: &Pool, builders: &Pool, tables: &Tables) -> Result<(), Failure> {
     if missing(&pool.session(Instant::now() + PATIENCE).await?, tables).await?.is_empty() {
         return Ok(());
     }
-    // One connection holds the lock in a transaction, another one builds, which it cannot do in a transaction.
-    let mut lock = pool.session(Instant::now() + PATIENCE).await?;
+    let mut lock = builders.session(Instant::now() + PATIENCE).await?;
     lock.enter_transaction();
     lock.command("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
     if !advisory_lock(&lock, tables).await? {
@@ -57,7 +62,7 @@ async fn build_missing(pool: &Pool, tables: &Tables) -> Result<(), Failure> {
     }
     // Ends the statement above for good: its snapshot would be waited for by the build, and so for ever.
     lock.command("SET LOCAL idle_in_transaction_session_timeout = 0").await?;
-    let mut builder = pool.session(Instant::now() + PATIENCE).await?;
+    let mut builder = builders.session(Instant::now() + PATIENCE).await?;
     // Whatever is set for the session must not outlive it.
     builder.enter_transaction();
     builder.command("SET statement_timeout = 0; SET lock_timeout = 0").await?;
@@ -69,8 +74,18 @@ async fn build_missing(pool: &Pool, tables: &Tables) -> Result<(), Failure> {
         builder.command(&tables.fill(&create)).await?;
         info!(index = name, seconds = start.elapsed().as_secs(), "index built");
     }
-    // Lists need a place for everybody.
-    builder.command(&tables.fill("UPDATE {evaluations} SET created_at = 'epoch' WHERE created_at IS NULL")).await?;
+    give_times(&builder, tables).await
+}
+
+/// Gives rows without a time one, as lists need a place for everybody. They are found by an index that is there by now.
+async fn give_times(builder: &Session, tables: &Tables) -> Result<(), Failure> {
+    let query = tables.query(
+        "UPDATE {evaluations} SET created_at = 'epoch' WHERE id IN (\
+         SELECT id FROM {evaluations} WHERE created_at IS NULL LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) RETURNING 1",
+        &[Type::INT8],
+    );
+    // Whoever is locked is being merged into, and gets a time by that.
+    while !builder.query(&query, &[&AT_ONCE]).await?.is_empty() {}
     Ok(())
 }
 

@@ -31,7 +31,7 @@ mod watch;
 mod write;
 
 pub use backend::Postgres;
-pub use options::{Migrate, Options};
+pub use options::{Durability, Migrate, Options};
 pub use tls::SslMode;
 
 /// The backend with the runtime it lives in.

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use storage_plugin_api::{Call, Error, Fields, Found, Order, Page, Query as Wanted, Result};
+use storage_plugin_api::{Call, Error, Fields, Order, Page, Query as Wanted, Result, Status};
 use tokio_postgres::types::Type;
 
 use crate::escape::escape_key;
 use crate::pool::{Parameter, Pool};
-use crate::rows::{Reader, of_rows};
+use crate::rows::{Reader, found, of_rows};
 use crate::statements::Statements;
 use crate::tables::{Query, Tables};
 use crate::timestamp::Timestamp;
+
+/// A status that only rows of the Python service have; as a record they have failed.
+pub(crate) const TIMED_OUT: &str = "timeout";
 
 /// Where a page ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +39,9 @@ pub(crate) async fn list(
     call: &Call,
     wanted: &Wanted,
 ) -> Result<Page> {
+    if wanted.status.as_deref().is_some_and(|status| Status::parse(status).is_none()) {
+        return Ok(Page::default());
+    }
     let after = wanted.cursor.as_deref().map(|cursor| Place::parse(cursor, wanted.order)).transpose()?;
     let limit = wanted.limit.max(1);
     let (query, values) = statement(tables, wanted, after.as_ref());
@@ -58,8 +64,8 @@ pub(crate) async fn list(
     let entries = rows.iter().filter_map(|row| {
         let id: String = row.get(0);
         // Gone since, if somebody else wrote it and it was read apart.
-        let state = states.remove(&id)?;
-        Some((id, Found { state, incomplete: false }))
+        let found = found(states.remove(&id)?);
+        Some((id, found))
     });
     Ok(Page { entries: entries.collect(), cursor })
 }
@@ -69,9 +75,9 @@ fn statement(tables: &Tables, wanted: &Wanted, after: Option<&Place>) -> (Query,
     let mut values =
         Values { limit: i64::try_from(wanted.limit.max(1)).unwrap_or(i64::MAX).saturating_add(1), ..Values::default() };
     let mut conditions = Vec::new();
-    if let Some(status) = &wanted.status {
-        conditions.push(format!("status = {}", values.text(status)));
-    }
+    let status = wanted.status.as_ref().map(|status| format!("status = {}", values.text(status)));
+    let timed_out = wanted.status.as_deref().filter(|status| *status == Status::Failed.as_str());
+    let timed_out = timed_out.map(|_| format!("status = {}", values.text(TIMED_OUT)));
     if let Some(since) = wanted.since {
         conditions.push(format!("created_at >= {}", values.time(since)));
     }
@@ -95,23 +101,38 @@ fn statement(tables: &Tables, wanted: &Wanted, after: Option<&Place>) -> (Query,
     };
     let language = wanted.language.as_ref().map(|language| values.text(language));
     let limit = format!("${}", values.order.len() + 1);
-    let select = |more: Option<String>| {
-        let all: Vec<String> = conditions.iter().cloned().chain(more).collect();
+    let select = |more: &[Option<String>]| {
+        let all: Vec<String> = conditions.iter().cloned().chain(more.iter().flatten().cloned()).collect();
         let filter = if all.is_empty() { String::new() } else { format!("WHERE {}", all.join(" AND ")) };
         format!("SELECT id, state, {bodies}, created_at FROM {{evaluations}} {filter} ORDER BY {order} LIMIT {limit}")
     };
-    let sql = match language {
-        None => select(None),
+    let of_others = "state IS NULL".to_owned();
+    let parts = match language {
+        None => {
+            let timed_out = timed_out.map(|timed_out| select(&[Some(timed_out), Some(of_others)]));
+            [Some(select(&[status])), timed_out]
+        }
         Some(language) => {
             // Rows of the Python service have their language in the JSON, of which an index knows nothing. Into JSON that
             // has a NUL somewhere PostgreSQL does not look.
-            let ours = select(Some(format!("language = {language}")));
-            let others = select(Some(format!(
-                "state IS NULL AND language IS NULL AND CASE WHEN strpos(metadata::text, '\\u0000') = 0 \
+            let of_language = format!(
+                "language IS NULL AND CASE WHEN strpos(metadata::text, '\\u0000') = 0 \
                  THEN (metadata -> 'language')::text = to_json({language}::text)::text \
                  ELSE strpos(metadata::text, '\"language\": ' || to_json({language}::text)::text) > 0 END"
-            )));
-            format!("SELECT * FROM (({ours}) UNION ALL ({others})) AS both_kinds ORDER BY {order} LIMIT {limit}")
+            );
+            let either = status.as_ref().map(|status| match &timed_out {
+                Some(timed_out) => format!("({status} OR {timed_out})"),
+                None => status.clone(),
+            });
+            let others = select(&[Some(of_others), Some(of_language), either]);
+            [Some(select(&[status, Some(format!("language = {language}"))])), Some(others)]
+        }
+    };
+    let sql = match parts {
+        [Some(one), None] => one,
+        parts => {
+            let parts: Vec<String> = parts.into_iter().flatten().map(|part| format!("({part})")).collect();
+            format!("SELECT * FROM ({}) AS kinds ORDER BY {order} LIMIT {limit}", parts.join(" UNION ALL "))
         }
     };
     let types: Vec<Type> = values

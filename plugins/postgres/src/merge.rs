@@ -25,6 +25,7 @@ const TOO_LATE: Duration = Duration::from_millis(20);
 pub(crate) async fn merge(
     pool: &Pool,
     statements: &Statements,
+    durability: Durability,
     call: &Call,
     batch: &[Item<'_>],
 ) -> Result<Vec<Answer>, Error> {
@@ -35,7 +36,7 @@ pub(crate) async fn merge(
         match merge_part(pool, statements, call, &part).await {
             Ok(done) => {
                 for (place, answer) in done {
-                    answers[place] = Some(answer);
+                    answers[place] = Some(Answer { durability, ..answer });
                 }
             }
             Err(Failure::Data(error)) => match part.len() {
@@ -168,7 +169,7 @@ async fn lock<'a>(
     groups: &[&Group<'a>],
 ) -> Result<Locked<'a>, Failure> {
     let ids: Vec<&'a str> = groups.iter().map(|group| group.id).collect();
-    let rows = session.begin_with(&begin(call, ""), &statements.lock, &[&ids]).await?;
+    let rows = session.begin_with(&begin(call), &statements.lock, &[&ids]).await?;
     let mut states = HashMap::with_capacity(rows.len());
     let mut refused = HashMap::new();
     let mut others = Vec::new();

@@ -11,7 +11,7 @@ use tracing::info;
 
 use crate::errors::Failure;
 use crate::options::Migrate;
-use crate::pool::{Pool, Session, begin};
+use crate::pool::{Pool, Session, begin_reading};
 use crate::tables::{Tables, quoted, without_comments};
 
 /// What each version adds; the first is number 1.
@@ -66,29 +66,11 @@ pub(crate) async fn prepare(
     reads_only: bool,
     deadline: Instant,
 ) -> Result<Tables> {
+    if migrate != Migrate::Off {
+        bring_up_to_date(pool, &tables, migrate, reads_only, deadline).await?;
+    }
     let mut session = pool.session(deadline).await?;
     begin_until(&mut session, deadline).await?;
-    check_encoding(&session).await?;
-    let found = version(&session, &tables).await?;
-    commit(&mut session).await?;
-    if found > VERSION {
-        return Err(Error::configuration(format_args!(
-            "the tables in schema `{}` are of version {found}, this plugin knows up to {VERSION}; use a newer one",
-            tables.schema()
-        )));
-    }
-    if found < VERSION && migrate != Migrate::Off {
-        if migrate == Migrate::Check || reads_only {
-            return Err(Error::configuration(format_args!(
-                "the tables in schema `{}` are of version {found}, {VERSION} is needed; start a worker with \
-                 `migrate = \"auto\"` and a role that may create tables",
-                tables.schema()
-            )));
-        }
-        run(pool, &tables, deadline).await?;
-    }
-    begin_until(&mut session, deadline).await?;
-    check_rights(&session, &tables, reads_only).await?;
     let tables = match is_bytewise(&session, &tables).await? {
         true => tables,
         false => tables.with_id_of_other_order(),
@@ -97,10 +79,48 @@ pub(crate) async fn prepare(
     Ok(tables)
 }
 
+/// Migrates, or refuses what would have to be migrated, and makes sure of the rights.
+async fn bring_up_to_date(
+    pool: &Pool,
+    tables: &Tables,
+    migrate: Migrate,
+    reads_only: bool,
+    deadline: Instant,
+) -> Result<()> {
+    let mut session = pool.session(deadline).await?;
+    begin_until(&mut session, deadline).await?;
+    check_encoding(&session).await?;
+    let found = version(&session, tables).await?;
+    commit(&mut session).await?;
+    // There may be no second connection.
+    drop(session);
+    if found > VERSION {
+        return Err(Error::configuration(format_args!(
+            "the tables in schema `{}` are of version {found}, this plugin knows up to {VERSION}; use a newer one",
+            tables.schema()
+        )));
+    }
+    if found < VERSION {
+        if migrate == Migrate::Check || reads_only {
+            return Err(Error::configuration(format_args!(
+                "the tables in schema `{}` are of version {found}, {VERSION} is needed; start a worker with \
+                 `migrate = \"auto\"` and a role that may create tables",
+                tables.schema()
+            )));
+        }
+        run(pool, tables, deadline).await?;
+    }
+    let mut session = pool.session(deadline).await?;
+    begin_until(&mut session, deadline).await?;
+    check_rights(&session, tables, reads_only).await?;
+    commit(&mut session).await?;
+    Ok(())
+}
+
 /// Begins a transaction, for the sake of its time-out: somebody may have locked a table.
 async fn begin_until(session: &mut Session, deadline: Instant) -> Result<(), Failure> {
     session.enter_transaction();
-    session.command(&begin(&Call { deadline, attempt: 0 }, "")).await
+    session.command(&begin_reading(&Call { deadline, attempt: 0 })).await
 }
 
 async fn commit(session: &mut Session) -> Result<(), Failure> {

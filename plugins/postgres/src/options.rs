@@ -42,8 +42,10 @@ pub struct Options {
     pub table_prefix: String,
     /// What happens at open to a schema that is missing or old. Default `"auto"`.
     pub migrate: Migrate,
-    /// Most connections at once. Default 8.
+    /// Most connections at once, beside two while indexes are built. Default 8.
     pub connections: usize,
+    /// What is promised of what was stored. Default `"check"`.
+    pub durability: Durability,
     /// Named prepared statements; `false` behind a pooler in transaction mode. Default `true`.
     pub prepared_statements: bool,
 }
@@ -57,8 +59,21 @@ pub enum Migrate {
     Auto,
     /// It is refused.
     Check,
-    /// Nobody looks.
+    /// Nobody looks, neither at the tables nor at the rights to them.
     Off,
+}
+
+/// What is promised of what was stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// It survives; a server that does not sync is refused.
+    #[default]
+    Check,
+    /// It survives, whatever the server's settings say: what is below the server syncs by itself.
+    Durable,
+    /// It may not survive.
+    Volatile,
 }
 
 impl Default for Options {
@@ -80,6 +95,7 @@ impl Default for Options {
             table_prefix: String::new(),
             migrate: Migrate::Auto,
             connections: 8,
+            durability: Durability::Check,
             prepared_statements: true,
         }
     }
@@ -98,7 +114,7 @@ const MAX_PREFIX: usize = 30;
 impl Options {
     pub(crate) fn describe(&self) -> Description {
         let capabilities = Capabilities {
-            durable: true,
+            durable: self.durability != Durability::Volatile,
             evicting: false,
             exclusive: false,
             list_by_id: true,

@@ -30,10 +30,18 @@ impl Pool {
     /// # Errors
     /// `Configuration` when a certificate cannot be read. Nothing is connected yet.
     pub(crate) fn new(target: &Target, options: &Options) -> Result<Self> {
+        Self::of_size(target, options, options.connections.max(1))
+    }
+
+    /// Connections apart from all others, for what takes long.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(crate) fn of_size(target: &Target, options: &Options, connections: usize) -> Result<Self> {
         let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let connector = Manager::from_config(target.config.clone(), target.tls.connector()?, config);
         let pool = deadpool_postgres::Pool::builder(connector)
-            .max_size(options.connections.max(1))
+            .max_size(connections)
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| Error::internal(format_args!("the pool: {error}")))?;
@@ -148,7 +156,7 @@ impl Session {
     }
 
     async fn read(&mut self, call: &Call, query: &Query, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Failure> {
-        let rows = self.begin_with(&begin(call, "READ ONLY"), query, parameters).await?;
+        let rows = self.begin_with(&begin_reading(call), query, parameters).await?;
         self.command("COMMIT").await?;
         self.leave_transaction();
         Ok(rows)
@@ -190,10 +198,26 @@ impl Drop for Session {
     }
 }
 
-/// The command that begins a transaction that the server ends when the call's time is up.
+/// The command that begins a transaction that writes, and whose commit is durable however the server is set.
+///
+/// Settings that wait for more than the disk, say for a standby, stay as they are.
+pub(crate) fn begin(call: &Call) -> String {
+    let begin = begin_mode(call, "");
+    format!(
+        "{begin}; SELECT set_config('synchronous_commit', 'on', true) \
+         WHERE current_setting('synchronous_commit') = 'off'"
+    )
+}
+
+/// The command that begins a transaction that only reads.
+pub(crate) fn begin_reading(call: &Call) -> String {
+    begin_mode(call, "READ ONLY")
+}
+
+/// The server ends the transaction when the call's time is up.
 ///
 /// The isolation is named, as a database may have another default, under which merges would fail for nothing.
-pub(crate) fn begin(call: &Call, mode: &str) -> String {
+fn begin_mode(call: &Call, mode: &str) -> String {
     let left = call.remaining();
     let budget = left.saturating_sub(MARGIN.min(left / 4)).as_millis().max(1);
     format!(

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use serde_json::{Map, Value as Json};
-use storage_plugin_api::{Body, Call, Fields, Record, Reference, State, adopt, format_time};
+use storage_plugin_api::{Body, Call, Error, Fields, Found, Record, Reference, State, adopt, format_time};
 use tokio_postgres::Row;
 
 use crate::errors::{Failure, unreadable};
@@ -38,7 +38,7 @@ pub(crate) async fn get(
     statements: &Statements,
     ids: &[&str],
     fields: Fields,
-) -> Result<HashMap<String, State>, Failure> {
+) -> Result<HashMap<String, Result<State, Error>>, Failure> {
     let query = match fields {
         Fields::Whole => &statements.get_whole,
         Fields::WithoutBodies => &statements.get_states,
@@ -47,13 +47,24 @@ pub(crate) async fn get(
     of_rows(reader, statements, &rows, fields).await
 }
 
-/// The states of rows that begin with the columns of `get_states`, or of `get_whole`.
+/// What is seen of a stored state: all of it, or that there is one which cannot be read.
+pub(crate) fn found(read: Result<State, Error>) -> Found {
+    match read {
+        Ok(state) => Found { state, incomplete: false },
+        Err(error) => {
+            tracing::error!(%error, "a stored state cannot be read; restore it from a backup, or delete it");
+            Found { state: State::new(), incomplete: true }
+        }
+    }
+}
+
+/// The states of rows that begin with the columns of `get_states`, or of `get_whole`; or why one cannot be read.
 pub(crate) async fn of_rows(
     reader: &Reader<'_>,
     statements: &Statements,
     rows: &[Row],
     fields: Fields,
-) -> Result<HashMap<String, State>, Failure> {
+) -> Result<HashMap<String, Result<State, Error>>, Failure> {
     let mut states = HashMap::with_capacity(rows.len());
     let mut others = Vec::new();
     let mut with_aside = Vec::new();
@@ -63,7 +74,13 @@ pub(crate) async fn of_rows(
             others.push(id);
             continue;
         };
-        let mut state = state_form::read(bytes).map_err(|error| unreadable(id, &error))?;
+        let mut state = match state_form::read(bytes) {
+            Ok(state) => state,
+            Err(error) => {
+                states.insert(id.to_owned(), Err(unreadable(id, &error)));
+                continue;
+            }
+        };
         match fields {
             Fields::WithoutBodies => leave_out(&mut state),
             Fields::Whole => {
@@ -72,7 +89,7 @@ pub(crate) async fn of_rows(
                 }
             }
         }
-        states.insert(id.to_owned(), state);
+        states.insert(id.to_owned(), Ok(state));
     }
     if !with_aside.is_empty() {
         fill_in_aside(reader, statements, &with_aside, &mut states).await?;
@@ -80,7 +97,7 @@ pub(crate) async fn of_rows(
     if !others.is_empty() {
         for (id, state) in adopted(reader, statements, &others).await? {
             let state = if fields == Fields::Whole { state } else { state.without_bodies() };
-            states.insert(id, state);
+            states.insert(id, Ok(state));
         }
     }
     Ok(states)
@@ -132,12 +149,12 @@ async fn fill_in_aside(
     reader: &Reader<'_>,
     statements: &Statements,
     ids: &[&str],
-    states: &mut HashMap<String, State>,
+    states: &mut HashMap<String, Result<State, Error>>,
 ) -> Result<(), Failure> {
     let rows = reader.run(&statements.get_aside, &[&ids]).await?;
     let texts: HashMap<(&str, &str), &str> = rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect();
     for id in ids {
-        if let Some(state) = states.get_mut(*id) {
+        if let Some(Ok(state)) = states.get_mut(*id) {
             state.map_bodies(|name, body| {
                 is_stored(body).then(|| whole(body, texts.get(&(*id, &*escape_key(name))).copied()))
             });

@@ -91,7 +91,11 @@ impl Statements {
             lock_to_delete: query!(tables, "lock_to_delete", IDS),
             delete: query!(tables, "delete", IDS),
             ended: query!(tables, "ended", [Type::TIMESTAMPTZ, Type::INT8]),
-            adopted_ended: query!(tables, "adopted_ended", [Type::TIMESTAMPTZ, Type::INT8]),
+            adopted_ended: query!(
+                tables,
+                "adopted_ended",
+                [Type::TIMESTAMPTZ, Type::TIMESTAMPTZ, Type::TEXT, Type::INT8]
+            ),
             prune: query!(tables, "prune", [Type::VARCHAR_ARRAY, Type::TIMESTAMPTZ]),
             counts: query!(tables, "counts", []),
         }

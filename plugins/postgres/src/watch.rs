@@ -1,12 +1,14 @@
 //! Whether the database can be written to, as far as the last call or the last look at it tells.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use storage_plugin_api::{Call, Error, ErrorKind, Health};
+use storage_plugin_api::{Call, Durability, Error, ErrorKind, Health};
 use tracing::{info, warn};
 
 use crate::errors::Failure;
+use crate::options::Durability as Promise;
 use crate::pool::Pool;
 use crate::tables::{Query, Tables};
 
@@ -20,10 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const MEMORY: Duration = Duration::from_secs(15);
 
 /// What is known of the database.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Watch {
     /// Why it cannot be used; none if it can.
     trouble: Mutex<Option<Trouble>>,
+    /// What is promised of what is stored.
+    promise: Promise,
+    /// The server syncs, as far as that is looked at.
+    syncs: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -34,6 +40,19 @@ struct Trouble {
 }
 
 impl Watch {
+    pub(crate) fn new(promise: Promise) -> Self {
+        Self { trouble: Mutex::default(), promise, syncs: AtomicBool::new(true) }
+    }
+
+    /// What a crash leaves of what is committed now.
+    pub(crate) fn durability(&self) -> Durability {
+        match self.promise {
+            Promise::Durable => Durability::Durable,
+            Promise::Check if self.syncs.load(Ordering::Relaxed) => Durability::Durable,
+            Promise::Check | Promise::Volatile => Durability::Volatile,
+        }
+    }
+
     /// Learns from what became of a merge.
     pub(crate) fn learn_of_merge<T>(&self, result: &Result<T, Error>) {
         match result {
@@ -87,17 +106,17 @@ impl Watch {
 /// Looks at the database again and again, so that health is right when nobody calls.
 pub(crate) async fn watch(watch: Arc<Watch>, pool: Arc<Pool>, tables: Tables) {
     let query = tables.query(
-        "SELECT current_setting('transaction_read_only') = 'on', to_regclass($1) IS NULL",
+        "SELECT current_setting('transaction_read_only') = 'on', to_regclass($1) IS NULL, current_setting('fsync') = 'on'",
         &[tokio_postgres::types::Type::TEXT],
     );
     loop {
-        let result = look(&pool, &query, &tables).await;
+        let result = look(&watch, &pool, &query, &tables).await;
         watch.learn_of_look(&result);
         tokio::time::sleep(if result.is_ok() { CALM } else { WORRIED }).await;
     }
 }
 
-async fn look(pool: &Pool, query: &Query, tables: &Tables) -> Result<(), Error> {
+async fn look(watch: &Watch, pool: &Pool, query: &Query, tables: &Tables) -> Result<(), Error> {
     let call = Call::with_budget(PATIENCE);
     let look = async {
         let session = pool.session(call.deadline).await?;
@@ -113,6 +132,13 @@ async fn look(pool: &Pool, query: &Query, tables: &Tables) -> Result<(), Error> 
     }
     if row.get(1) {
         return Err(Error::configuration("the tables are gone; start again, so that they are made"));
+    }
+    let syncs = row.get(2);
+    watch.syncs.store(syncs, Ordering::Relaxed);
+    if !syncs && watch.promise == Promise::Check {
+        return Err(Error::configuration(
+            "the server was set to `fsync = off`, a crash loses what it stores; turn it on",
+        ));
     }
     Ok(())
 }

@@ -2,21 +2,22 @@
 //!
 //! States are in memory, behind the synced log of `log.rs`. `rules.rs` lists what `break = "…"` takes.
 
+mod blobs;
 mod log;
 mod rules;
 mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use serde::Deserialize;
 use storage_plugin_api::{
-    Answer, Backend, Call, Capabilities, ChildDescription, Counts, Delete, Deleted, Description, Durability, Error,
-    Fields, Found, Health, Item, OpenBackend, Opening, Outcome, Page, Prune, Pruned, Query, Record, Result, State,
-    Status,
+    Answer, Backend, BlobPage, Call, Capabilities, ChildDescription, Counts, Delete, Deleted, Description, Durability,
+    Error, Fields, Found, Health, Item, OpenBackend, Opening, Outcome, Page, Prune, Pruned, Query, Record, Result,
+    State, Status,
 };
 
 use crate::log::Log;
@@ -33,6 +34,12 @@ pub struct Options {
     /// Answers as if its disk were gone.
     #[serde(default)]
     away: bool,
+    /// Not used; a secret that must not be shown.
+    #[serde(rename = "password")]
+    _password: Option<String>,
+    /// The same within a URL.
+    #[serde(rename = "url")]
+    _url: Option<String>,
     #[serde(flatten)]
     others: BTreeMap<String, serde_json::Value>,
 }
@@ -40,14 +47,26 @@ pub struct Options {
 /// The backend.
 pub struct Broken {
     options: Options,
-    kept: Mutex<Kept>,
+    kept: Arc<Mutex<Kept>>,
 }
+
+/// The instance that was opened last in this process, for the one rule that mixes them up.
+static LAST_OPENED: Mutex<Weak<Mutex<Kept>>> = Mutex::new(Weak::new());
 
 struct Kept {
     log: Log,
     states: BTreeMap<String, State>,
+    /// The states as they were created.
+    firsts: BTreeMap<String, State>,
     deleted: BTreeSet<String>,
     counted: Option<Counts>,
+    /// Where the last page of a list ended.
+    last_listed: String,
+    /// The thread that opened it, and those that merged.
+    writers: Vec<ThreadId>,
+    /// What the last merge changed, as it was before.
+    before_last: BTreeMap<String, Option<State>>,
+    is_flushed: bool,
 }
 
 impl std::fmt::Debug for Broken {
@@ -73,10 +92,15 @@ impl OpenBackend for Broken {
             list_by_created: true,
             counts: !is(Rule::OffersMore),
             prune: true,
+            blobs: true,
             parallel_calls: 4,
             ..Capabilities::default()
         };
-        let problems = unknown.map(|name| format!("unknown option `{name}`")).collect();
+        let mut problems: Vec<String> = unknown.map(|name| format!("unknown option `{name}`")).collect();
+        // The kit promises that it is.
+        if !options.path.is_dir() {
+            problems.push(format!("there is no directory `{}`", options.path.display()));
+        }
         Description { capabilities, problems, ..Description::default() }
     }
 
@@ -89,7 +113,11 @@ impl OpenBackend for Broken {
             thread::spawn(|| thread::sleep(Duration::from_secs(3600)));
         }
         let is_locked = !is(Rule::NoLock) && !is(Rule::ClaimsShared);
-        let opened = Log::open(&options.path, is_locked, is(Rule::LosesLastBatch)).map_err(Error::unavailable)?;
+        let was_used = || options.path.join("log").exists() || options.path.join("lock").exists();
+        if options.away && was_used() {
+            return Err(Error::configuration("the directory of a far side that is away is not new"));
+        }
+        let opened = Log::open(&options.path, is_locked, options.broken).map_err(Error::unavailable)?;
         let Some((log, lines)) = opened else {
             return Err(Error::configuration(format_args!("`{}` is in use", options.path.display())));
         };
@@ -100,8 +128,25 @@ impl OpenBackend for Broken {
                 None => drop(states.remove(&id)),
             }
         }
-        let kept = Kept { log, states, deleted: BTreeSet::new(), counted: None };
-        Ok(Self { options, kept: Mutex::new(kept) })
+        if is(Rule::BlobsForgotten) {
+            let _ = std::fs::remove_dir_all(blobs::directory(&options.path));
+        }
+        let kept = Kept {
+            log,
+            states,
+            firsts: BTreeMap::new(),
+            deleted: BTreeSet::new(),
+            counted: None,
+            last_listed: String::new(),
+            writers: vec![thread::current().id()],
+            before_last: BTreeMap::new(),
+            is_flushed: true,
+        };
+        let kept = Arc::new(Mutex::new(kept));
+        let mut last = LAST_OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = last.upgrade().filter(|_| options.broken == Some(Rule::SharedStates)).unwrap_or(kept);
+        *last = Arc::downgrade(&kept);
+        Ok(Self { options, kept })
     }
 }
 
@@ -114,7 +159,10 @@ impl Broken {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reach(&self) -> Result<()> {
+    fn reach(&self, call: &Call) -> Result<()> {
+        if self.options.away && self.is(Rule::AwayHangs) {
+            thread::sleep(call.remaining() + Duration::from_secs(4));
+        }
         match (self.options.away, self.is(Rule::AwayIsInternal)) {
             (false, _) => Ok(()),
             (true, false) => Err(Error::unavailable("the disk is gone")),
@@ -122,15 +170,27 @@ impl Broken {
         }
     }
 
-    fn key(&self, id: &str) -> String {
-        if self.is(Rule::IgnoresCase) { id.to_lowercase() } else { id.to_owned() }
+    fn key(&self, states: &BTreeMap<String, State>, id: &str) -> String {
+        let is_same = |other: &&String| other.eq_ignore_ascii_case(id);
+        let found = if self.is(Rule::IgnoresCase) { states.keys().find(is_same) } else { None };
+        found.map_or(id, String::as_str).to_owned()
     }
 
     /// Joins one item; what changed goes into the log later.
-    fn merge_item(&self, item: &Item<'_>, changed: &mut Vec<String>) -> Answer {
+    fn merge_item(&self, item: &Item<'_>, is_alone: bool, changed: &mut Vec<String>) -> Answer {
         let mut kept = self.kept();
-        let id = self.key(item.id());
-        let before = kept.states.get(&id).cloned();
+        let id = self.key(&kept.states, item.id());
+        let mut before = kept.states.get(&id).cloned();
+        if self.is(Rule::LostInsert) && is_alone && before.is_none() {
+            let all = kept.states.clone();
+            drop(kept);
+            thread::sleep(Duration::from_millis(1));
+            kept = self.kept();
+            before = kept.states.get(&id).cloned();
+            if before.is_none() {
+                kept.states = all;
+            }
+        }
         if self.is(Rule::LostUpdate) && before.is_some() {
             drop(kept);
             thread::sleep(Duration::from_millis(1));
@@ -146,6 +206,10 @@ impl Broken {
             return Answer::new(Outcome::Unchanged, status, durability);
         }
         let outcome = if before.is_some() { Outcome::Updated } else { Outcome::Created };
+        if before.is_none() && self.is(Rule::StaleIndex) {
+            kept.firsts.insert(id.clone(), state.clone());
+        }
+        kept.before_last.insert(id.clone(), before);
         kept.states.insert(id.clone(), state);
         changed.push(id);
         Answer::new(outcome, status, durability)
@@ -153,8 +217,8 @@ impl Broken {
 }
 
 impl Backend for Broken {
-    fn merge(&self, _: &Call, batch: &[Item<'_>]) -> Result<Vec<Answer>> {
-        self.reach()?;
+    fn merge(&self, call: &Call, batch: &[Item<'_>]) -> Result<Vec<Answer>> {
+        self.reach(call)?;
         if self.is(Rule::EmptyBatch) && batch.is_empty() {
             return Err(Error::internal("nothing to merge"));
         }
@@ -169,6 +233,12 @@ impl Backend for Broken {
             thread::sleep(Duration::from_millis(2));
             were_new
         });
+        {
+            let mut kept = self.kept();
+            kept.writers.push(thread::current().id());
+            kept.before_last.clear();
+            kept.is_flushed = false;
+        }
         let mut changed = Vec::new();
         let mut answers = Vec::with_capacity(batch.len());
         for (index, item) in batch.iter().enumerate() {
@@ -177,7 +247,7 @@ impl Backend for Broken {
             answers.push(match () {
                 () if is_bad(item) => Answer::rejected(Error::invalid_item("impossible id")),
                 () if is_dropped => Answer::new(Outcome::Updated, None, Durability::Durable),
-                () => self.merge_item(item, &mut changed),
+                () => self.merge_item(item, batch.len() == 1, &mut changed),
             });
         }
         for (answer, was_new) in answers.iter_mut().zip(were_new.into_iter().flatten()) {
@@ -193,19 +263,28 @@ impl Backend for Broken {
         Ok(answers)
     }
 
-    fn get(&self, _: &Call, ids: &[&str], fields: Fields) -> Result<Vec<Option<Found>>> {
-        self.reach()?;
+    fn get(&self, call: &Call, ids: &[&str], fields: Fields) -> Result<Vec<Option<Found>>> {
+        self.reach(call)?;
         let kept = self.kept();
-        let mut ids: Vec<String> = ids.iter().map(|id| self.key(id)).collect();
+        let mut ids: Vec<String> = ids.iter().map(|id| self.key(&kept.states, id)).collect();
         if self.is(Rule::SortedAnswers) {
             ids.sort();
         }
         let fields = if self.is(Rule::BodiesAlways) { Fields::Whole } else { fields };
-        Ok(ids.iter().map(|id| kept.states.get(id).map(|state| found(state, fields))).collect())
+        let is_behind = self.is(Rule::CachePerThread) && !kept.writers.contains(&thread::current().id());
+        let state = |id: &String| match kept.before_last.get(id).filter(|_| is_behind) {
+            Some(before) => before.as_ref(),
+            None => kept.states.get(id),
+        };
+        let incomplete = self.is(Rule::AlwaysIncomplete);
+        let found = |state: &State| Found { incomplete, ..found(state, fields) };
+        Ok(ids.iter().map(|id| state(id).map(found)).collect())
     }
 
     fn list(&self, _: &Call, query: &Query) -> Result<Page> {
-        shape::page(self.options.broken, &self.kept().states, query)
+        let mut kept = self.kept();
+        let Kept { states, firsts, last_listed, .. } = &mut *kept;
+        shape::page(self.options.broken, states, firsts, last_listed, query)
     }
 
     fn counts(&self, _: &Call) -> Result<Counts> {
@@ -226,21 +305,33 @@ impl Backend for Broken {
 
     fn delete(&self, _: &Call, items: &[Delete<'_>]) -> Result<Vec<Deleted>> {
         let mut kept = self.kept();
-        let Kept { log, states, deleted, .. } = &mut *kept;
+        let is_same = |kept: &Kept, item: &Delete<'_>| {
+            kept.states.get(item.id).is_some_and(|state| item.digest == Some(&state.digest()))
+        };
+        let were_same: Vec<bool> = items.iter().map(|item| is_same(&kept, item)).collect();
+        if self.is(Rule::DigestRace) && were_same.contains(&true) {
+            drop(kept);
+            thread::sleep(Duration::from_millis(2));
+            kept = self.kept();
+        }
+        let Kept { log, states, firsts, deleted, .. } = &mut *kept;
         let mut answers = Vec::new();
         let mut gone = Vec::new();
-        for item in items {
-            let id = self.key(item.id);
-            let digest = item.digest.filter(|_| !self.is(Rule::IgnoresDigest));
-            if digest.is_some() && self.is(Rule::Aborts) && states.contains_key(&id) {
+        for (item, was_same) in items.iter().zip(were_same) {
+            let id = self.key(states, item.id);
+            let is_ignored = self.is(Rule::IgnoresDigest) && items.len() > 1 || self.is(Rule::DigestRace) && was_same;
+            let digest = item.digest.filter(|_| !is_ignored);
+            if digest.is_some() && items.len() > 1 && self.is(Rule::Aborts) && states.contains_key(&id) {
                 std::process::abort();
             }
             answers.push(match states.get(&id) {
+                None if self.is(Rule::DeletedTwice) && digest.is_none() => Deleted::Deleted,
                 None => Deleted::Absent,
                 Some(state) if digest.is_some_and(|digest| *digest != state.digest()) => Deleted::Differs,
                 Some(_) => {
                     states.remove(&id);
-                    if self.is(Rule::Tombstones) {
+                    firsts.remove(&id);
+                    if self.is(Rule::Tombstones) && item.digest.is_none() {
                         deleted.insert(id.clone());
                     }
                     gone.push(id);
@@ -263,7 +354,11 @@ impl Backend for Broken {
     }
 
     fn flush(&self, _: &Call) -> Result<()> {
-        Ok(())
+        let was_flushed = std::mem::replace(&mut self.kept().is_flushed, true);
+        match self.is(Rule::FlushFails) && !was_flushed {
+            true => Err(Error::internal("cannot flush")),
+            false => Ok(()),
+        }
     }
 
     fn close(&self, _: &Call) -> Result<()> {
@@ -290,6 +385,24 @@ impl Backend for Broken {
             self.delete(call, &items)?;
         }
         Ok(Pruned { removed: old.len() as u64, more })
+    }
+
+    fn put_blob(&self, _: &Call, key: &str, bytes: &[u8]) -> Result<()> {
+        blobs::put(&self.options.path, key, bytes)
+    }
+
+    fn get_blob(&self, _: &Call, key: &str) -> Result<Option<Vec<u8>>> {
+        blobs::get(&self.options.path, key)
+    }
+
+    fn scan_blobs(&self, _: &Call, after: &str, limit: usize) -> Result<BlobPage> {
+        blobs::scan(&self.options.path, after, limit, self.is(Rule::BlobsUnordered))
+    }
+
+    fn delete_blob(&self, _: &Call, key: &str, untouched_since: i64) -> Result<bool> {
+        let _one_at_a_time = self.kept();
+        let untouched_since = if self.is(Rule::BlobsAnyAge) { i64::MAX } else { untouched_since };
+        blobs::delete(&self.options.path, key, untouched_since)
     }
 }
 

@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 
 use storage_plugin_api::State;
 
-/// Written when an instance was closed as it should.
+use crate::rules::Rule;
+
+/// Written when an instance was closed as it should: how often in a row.
 const CLOSED: &str = "closed";
 
 pub(crate) struct Log {
     file: File,
+    closed_before: usize,
     directory: PathBuf,
     _lock: Option<File>,
 }
@@ -20,7 +23,11 @@ pub(crate) type Line = (String, Option<String>);
 
 impl Log {
     /// Opens the log of a directory; none if another instance has it.
-    pub(crate) fn open(directory: &Path, is_locked: bool, loses_last: bool) -> io::Result<Option<(Self, Vec<Line>)>> {
+    pub(crate) fn open(
+        directory: &Path,
+        is_locked: bool,
+        broken: Option<Rule>,
+    ) -> io::Result<Option<(Self, Vec<Line>)>> {
         std::fs::create_dir_all(directory)?;
         let lock = match is_locked {
             true => {
@@ -45,14 +52,19 @@ impl Log {
             .filter(|line| !line.is_empty())
             .map(|line| serde_json::from_slice(line).map_err(io::Error::other))
             .collect::<io::Result<_>>()?;
-        let was_closed = std::fs::remove_file(directory.join(CLOSED)).is_ok();
-        if loses_last && !was_closed {
+        let closed = std::fs::read_to_string(directory.join(CLOSED));
+        let closed_before = closed.ok().and_then(|times| times.parse().ok()).unwrap_or(0);
+        let _ = std::fs::remove_file(directory.join(CLOSED));
+        if broken == Some(Rule::LosesLastBatch) && closed_before == 0 {
             lines.truncate(lines.len().saturating_sub(3));
+        }
+        if broken == Some(Rule::ThirdOpening) && closed_before >= 2 {
+            lines.clear();
         }
         let file = File::options().create(true).append(true).open(&path)?;
         file.set_len(whole as u64)?;
         File::open(directory)?.sync_all()?;
-        Ok(Some((Self { file, directory: directory.to_owned(), _lock: lock }, lines)))
+        Ok(Some((Self { file, closed_before, directory: directory.to_owned(), _lock: lock }, lines)))
     }
 
     pub(crate) fn append(&mut self, lines: &[(&str, Option<&State>)], is_synced: bool) -> io::Result<()> {
@@ -69,6 +81,6 @@ impl Log {
     }
 
     pub(crate) fn close(&self) -> io::Result<()> {
-        std::fs::write(self.directory.join(CLOSED), [])
+        std::fs::write(self.directory.join(CLOSED), (self.closed_before + 1).to_string())
     }
 }

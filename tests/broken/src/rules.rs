@@ -10,7 +10,7 @@ pub(crate) enum Rule {
     LastArrival,
     /// Of equal times the last arrival is kept.
     TiesByArrival,
-    /// All registers of an item get the stamp of the first one.
+    /// All registers of a small item get the stamp of the first one.
     OneStampPerItem,
     /// Of an id that occurs twice in a batch only the last item is taken.
     BatchDedup,
@@ -30,14 +30,30 @@ pub(crate) enum Rule {
     IgnoresCase,
     /// Registers of other names than today's are dropped.
     KnownNames,
+    /// Of the history what came first is kept, not what is the earliest.
+    HistoryByArrival,
+    /// A body that lives elsewhere becomes an empty text.
+    EmptyReferences,
     /// The status that is answered is that of the item.
     StatusOfItem,
     /// States are answered sorted by id.
     SortedAnswers,
+    /// Whole states are called incomplete.
+    AlwaysIncomplete,
+    /// Threads that have not merged see what there was before the last merge.
+    CachePerThread,
     /// Bodies come whether they are asked for or not.
     BodiesAlways,
     /// `until` takes its own time in.
     UntilInclusive,
+    /// A page of one is the last.
+    PagesOfOne,
+    /// Ids are sorted as people would.
+    FriendlyOrder,
+    /// The next page is that of the list that was read last.
+    OneCursor,
+    /// A status is found by what it was when the evaluation was created.
+    StaleIndex,
     /// A cursor skips as many rows as were added.
     SkippingCursor,
     /// A cursor at a row that is gone ends the list.
@@ -46,20 +62,32 @@ pub(crate) enum Rule {
     CursorIsInternal,
     /// Of one time the smaller id comes first.
     IdsAscending,
-    /// What was deleted never comes back.
+    /// Deleted is answered of what was not there.
+    DeletedTwice,
+    /// What was deleted without a digest never comes back.
     Tombstones,
-    /// A digest is not looked at.
+    /// In a batch digests are not looked at.
     IgnoresDigest,
     /// Unknown options are ignored.
     AnyOption,
     /// Checking the options makes a file.
     CheckWrites,
+    /// Instances of a process share their states.
+    SharedStates,
+    /// What was kept is gone when a place is opened for the third time.
+    ThirdOpening,
+    /// A flush after a merge fails.
+    FlushFails,
     /// A place can be opened twice.
     NoLock,
     /// Whether an id is new is decided before the lock is taken.
     CreatedTwice,
     /// What was merged since a state was read is overwritten.
     LostUpdate,
+    /// New states of calls at the same time overwrite each other.
+    LostInsert,
+    /// Between the comparison of a digest and the delete others may merge.
+    DigestRace,
     /// Health waits.
     SlowHealth,
     /// Each instance leaves a thread behind.
@@ -84,7 +112,15 @@ pub(crate) enum Rule {
     OffersMore,
     /// A far side that is away is an internal error.
     AwayIsInternal,
-    /// Ends the process when something is deleted by its digest.
+    /// While its far side is away calls come back long after their deadline.
+    AwayHangs,
+    /// Blobs are listed in another order than that of their keys.
+    BlobsUnordered,
+    /// A blob is deleted although it was stored again.
+    BlobsAnyAge,
+    /// Blobs are gone when a place is opened again.
+    BlobsForgotten,
+    /// Ends the process when several states are deleted by their digest.
     Aborts,
     /// Never comes back from a prune.
     Hangs,

@@ -43,6 +43,8 @@ pub struct Options {
     check: Way,
     open: Way,
     merge: Way,
+    /// In a merge of nothing, which is how a new backend is tried out.
+    empty_merge: Way,
     get: Way,
     list: Way,
     health: Way,
@@ -55,6 +57,8 @@ pub struct Options {
     durable: bool,
     /// Say that the backend evicts.
     evicting: bool,
+    /// Say that only one may have it open.
+    exclusive: bool,
 }
 
 /// The backend.
@@ -115,6 +119,7 @@ impl OpenBackend for Hostile {
         let capabilities = Capabilities {
             durable: options.durable,
             evicting: options.evicting,
+            exclusive: options.exclusive,
             list_by_id: true,
             parallel_calls: 4,
             ..Capabilities::default()
@@ -131,6 +136,9 @@ impl OpenBackend for Hostile {
 
 impl Backend for Hostile {
     fn merge(&self, _: &Call, batch: &[Item<'_>]) -> Result<Vec<Answer>> {
+        if batch.is_empty() {
+            self.options.act(self.options.empty_merge, "merge")?;
+        }
         let mut answers: Vec<Answer> = batch.iter().map(|item| self.merge_one(item)).collect();
         if self.options.merge == Way::TooFew {
             answers.pop();

@@ -1,5 +1,5 @@
 //! A layer over one backend that is unavailable while a file is there, so that a test can take a backend away and give
-//! it back. With `slow_ms` every merge takes so long, so that a test finds it at work.
+//! it back. With `slow_ms` every merge takes so long, with `open_slow_ms` opening it does, so that a test finds it at work.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +21,9 @@ pub struct Options {
     /// How long each merge takes.
     #[serde(default)]
     slow_ms: u64,
+    /// How long it takes to open it.
+    #[serde(default)]
+    open_slow_ms: u64,
 }
 
 /// The layer.
@@ -49,6 +52,7 @@ impl OpenBackend for Switch {
     }
 
     fn open(options: Options, mut opening: Opening) -> Result<Self> {
+        std::thread::sleep(Duration::from_millis(options.open_slow_ms));
         let inner = opening.children.pop().ok_or_else(|| Error::configuration("there is no child as `inner`"))?;
         Ok(Self { options, inner })
     }

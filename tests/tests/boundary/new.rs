@@ -84,10 +84,22 @@ fn a_name_that_would_never_be_found_is_refused() {
 }
 
 #[test]
-fn from_the_registry_there_is_no_copy_of_the_sources() {
-    let (_directory, path) = new(&["mine", "--registry"]);
+fn from_the_registry_there_is_no_copy_of_the_sources_and_it_says_what_is_not_published() {
+    for (arguments, features) in
+        [(&["mine", "--registry"][..], None), (&["mine", "--registry", "--async"], Some("tokio"))]
+    {
+        let directory = tempfile::tempdir().expect("make a temporary directory");
+        let output = plugin_new(directory.path(), arguments);
+        assert!(output.status.success(), "{}", text(&output));
+        let path = directory.path().join("storage-backend-mine");
 
-    let manifest = std::fs::read_to_string(path.join("Cargo.toml")).expect("it was written");
-    assert!(manifest.contains("storage-plugin-api = { version = \"1."), "{manifest}");
-    assert!(!path.join("plugin-api").exists());
+        let manifest = std::fs::read_to_string(path.join("Cargo.toml")).expect("it was written");
+        let manifest: toml::Table = manifest.parse().expect("it is TOML");
+        let api = &manifest["dependencies"]["storage-plugin-api"];
+        assert_eq!(api["version"].as_str(), Some(storage_plugin_api::manifest::API_VERSION), "{manifest}");
+        assert!(api.get("path").is_none(), "{manifest}");
+        assert_eq!(api.get("features").and_then(|all| all[0].as_str()), features, "{manifest}");
+        assert!(!path.join("plugin-api").exists());
+        assert!(text(&output).contains("is not published yet, so cargo cannot build this"), "{}", text(&output));
+    }
 }

@@ -51,6 +51,23 @@ fn a_plugin_for_another_processor() {
     assert_eq!(answer.code, 2);
 }
 
+/// A file whose head is of another processor than its manifest says: made by hand, since nobody builds one.
+#[test]
+fn a_library_of_another_processor_than_its_manifest_says() {
+    const MACHINE: std::ops::Range<usize> = 18..20;
+    let kit = Kit::new();
+    let mut bytes = std::fs::read(plugin_path("memory")).expect("read a plugin");
+    // s390, which no worker runs on.
+    bytes[MACHINE].copy_from_slice(&22_u16.to_le_bytes());
+    let path = kit.cache().join("libstorage_backend_other.so");
+    std::fs::write(&path, bytes).expect("write a plugin");
+
+    let answer = kit.run(&[path.to_str().expect("temporary paths are Unicode")]);
+
+    assert!(answer.stderr.contains("the system cannot load it"), "{}", answer.stderr);
+    assert_eq!((answer.code, &*answer.stdout), (2, ""));
+}
+
 #[test]
 fn options_that_are_no_json_or_not_the_plugins() {
     assert_refused(&["memory", "--options", "path=x"], 2, "`--options` is no JSON");

@@ -2,6 +2,7 @@
 //! is meant for it and by no other, and nothing is left behind. All through the real binary.
 
 mod bad_input;
+mod bare;
 mod broken;
 mod right;
 

@@ -8,15 +8,19 @@ mod flow;
 mod kept_whole;
 mod kill;
 mod kit;
+mod letters;
 mod lifecycles;
+mod mirror;
 mod models;
 mod postgres;
 mod reading;
 mod redis_away;
 mod reload;
+mod replay;
 mod shutdown;
 mod sqlite;
 mod streams;
+mod tiered;
 
 use std::time::Duration;
 

@@ -6,10 +6,6 @@ use crate::{Finding, assert_tidy, repository};
 /// Longest file, in lines, tests included.
 const MAX_LINES: usize = 450;
 
-/// Files that are longer, how long they may be, and why. Shorten the list, not the reasons.
-const LONGER: [(&str, usize, &str); 1] =
-    [("host/src/event/decode.rs", 500, "one table of fields and its table of tests, read side by side")];
-
 /// The modules that make the plugin boundary; see docs/adr/0002-abi-stable.md and docs/adr/0009-c-plugins.md.
 const UNSAFE: [&str; 8] = [
     "host/src/plugin/c_call.rs",
@@ -32,14 +28,10 @@ fn every_file_opens_with_what_it_owns() {
 
 #[test]
 fn no_file_is_too_long() {
-    let mut findings: Vec<Finding> =
-        repository::with_extension(".rs").filter_map(|file| length(&file.path, &file.text, &LONGER)).collect();
-    for (path, _, _) in LONGER {
-        if !repository::files().iter().any(|file| file.path == path) {
-            findings.push(Finding::new(path, 0, "is gone; take it out of `LONGER` in tests/tests/tidy/layout.rs"));
-        }
-    }
-    assert_tidy("a file has at most 450 lines", findings);
+    assert_tidy(
+        "a file has at most 450 lines",
+        repository::with_extension(".rs").filter_map(|file| length(&file.path, &file.text)).collect(),
+    );
 }
 
 #[test]
@@ -63,22 +55,10 @@ fn opening(path: &str, text: &str) -> Option<Finding> {
     (!has_words).then(|| Finding::new(path, 1, "begin it with `//!` and what it owns, what it leaves to others"))
 }
 
-fn length(path: &str, text: &str, longer: &[(&str, usize, &str)]) -> Option<Finding> {
+fn length(path: &str, text: &str) -> Option<Finding> {
     let lines = text.lines().count();
-    match longer.iter().find(|(longer, _, _)| *longer == path) {
-        Some((_, limit, reason)) if lines > *limit => {
-            Some(Finding::new(path, 0, format!("has {lines} lines, and even \"{reason}\" allows {limit}; split it")))
-        }
-        Some(_) if lines <= MAX_LINES => {
-            let message = format!("has {lines} lines and needs no exception; take it out of `LONGER`");
-            Some(Finding::new(path, 0, message))
-        }
-        None if lines > MAX_LINES => {
-            let message = format!("has {lines} lines; move one of the things it does to a file of its own");
-            Some(Finding::new(path, 0, message))
-        }
-        _ => None,
-    }
+    let message = format!("has {lines} lines; move one of the things it does to a file of its own");
+    (lines > MAX_LINES).then(|| Finding::new(path, 0, message))
 }
 
 fn unsafe_code(path: &str, text: &str) -> Vec<Finding> {
@@ -123,15 +103,11 @@ mod tests {
     }
 
     #[test]
-    fn a_long_file_is_found_and_so_is_an_exception_that_nobody_needs() {
+    fn a_long_file_is_found() {
         let lines = |count: usize| "x\n".repeat(count);
-        let longer = [("b.rs", 500, "it is one table")];
 
-        assert_eq!(length("a.rs", &lines(450), &longer), None);
-        assert!(length("a.rs", &lines(451), &longer).is_some_and(|finding| finding.message.contains("451 lines")));
-        assert_eq!(length("b.rs", &lines(451), &longer), None);
-        assert!(length("b.rs", &lines(501), &longer).is_some_and(|finding| finding.message.contains("split it")));
-        assert!(length("b.rs", &lines(10), &longer).is_some_and(|finding| finding.message.contains("no exception")));
+        assert_eq!(length("a.rs", &lines(450)), None);
+        assert!(length("a.rs", &lines(451)).is_some_and(|finding| finding.message.contains("451 lines")));
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub(crate) struct NewArguments {
     /// The directory to make [default: storage-backend-NAME]
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
-    /// Depend on the published plugin-api, instead of a copy of its sources beside the crate
+    /// Depend on the published plugin-api, instead of a copy of its sources beside the crate; says so while there is none
     #[arg(long)]
     registry: bool,
 }
@@ -85,6 +85,13 @@ pub(super) fn run(arguments: &NewArguments, global: &Global) -> anyhow::Result<E
         write(&directory.join(file), text)?;
     }
     answer(global.output, name, &directory, files.len())?;
+    if arguments.registry && !plugin_api::IS_PUBLISHED {
+        output::print_note(&format!(
+            "storage-plugin-api {} is not published yet, so cargo cannot build this before it is; begin without \
+             --registry to build now",
+            plugin_api::VERSION
+        ));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -10,6 +10,9 @@ const WORKSPACE: &str = include_str!("../../../../Cargo.toml");
 /// Its version, which is that of the contract.
 pub(super) use storage_plugin_api::manifest::API_VERSION as VERSION;
 
+/// Whether that version can be had from the registry; true from the release on in which it is published.
+pub(super) const IS_PUBLISHED: bool = false;
+
 /// The versions of what it depends on.
 pub(super) const LOCK: &str = include_str!("../../../../Cargo.lock");
 

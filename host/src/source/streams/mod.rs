@@ -9,6 +9,7 @@ mod commands;
 mod entry;
 mod failure;
 mod keeper;
+mod range;
 mod reader;
 mod shared;
 
@@ -22,6 +23,7 @@ pub use self::entry::EntryForm;
 use self::entry::Forms;
 pub(crate) use self::failure::advice;
 use self::keeper::{Keeper, run_name};
+pub use self::range::{Range, RangeEntry};
 use self::reader::Reader;
 use self::shared::{Membership, Shared};
 use super::config::StreamsConfig;

@@ -345,7 +345,7 @@ impl Reader {
             }
             let Message { channel, payload, event_id, time } = self.forms.read(fields);
             let (token, entry_time) = (Some(token((stream, id))), time.or(id.time()));
-            out.push(Delivery { channel, payload, received_at, entry_time, event_id, token, alone });
+            out.push(Delivery { channel, payload, received_at, entry_time, event_id, token, alone, is_letter: false });
             handed_over += 1;
         }
         if let Some((id, deliveries)) = often {

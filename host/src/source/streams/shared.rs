@@ -145,6 +145,11 @@ impl Control for Shared {
         self.settle(tokens.iter().map(|token| place(*token)));
     }
 
+    fn entry(&self, token: Token) -> Option<(String, String)> {
+        let (stream, id) = place(token);
+        Some((self.membership.config.streams.get(stream)?.clone(), id.to_string()))
+    }
+
     fn finish(&self, deadline: Instant) {
         let mut hand = lock(&self.hand);
         hand.finishing = true;

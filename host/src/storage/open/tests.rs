@@ -7,14 +7,17 @@ use super::*;
 use crate::storage::lock;
 use crate::storage::testing::{TestPlugins, backends, quick};
 
-fn open(plugins: &TestPlugins, options: Value, current: &Current) -> Result<Tree, OpenError> {
+fn plan(plugins: &TestPlugins, options: Value) -> Plan {
     let backends = backends(&[
         ("root", "layer", &[("primary", &["a"]), ("shadow", &["b"])], json!({})),
         ("a", "store", &[], options),
         ("b", "store", &[], json!({})),
     ]);
-    let plan = Plan::of(&quick(), &backends, plugins).expect("all fits");
-    plan.open(&Metrics::new(), Some(current), &|| false)
+    Plan::of(&quick(), &backends, plugins).expect("all fits")
+}
+
+fn open(plugins: &TestPlugins, options: Value, current: &Current) -> Result<Tree, OpenError> {
+    plan(plugins, options).open(&Metrics::new(), Some(current), &|| false)
 }
 
 fn fails_to_open(options: Value) -> OpenError {
@@ -44,6 +47,21 @@ fn a_tree_is_opened_from_the_leaves_up_and_closed_from_the_root_down() {
         "drop a",
     ];
     assert_eq!(*lock(&plugins.events), expected);
+}
+
+/// A plugin is promised that only calls that read follow; a store of which nothing may be changed has nothing to flush.
+#[test]
+fn what_was_opened_to_read_is_closed_without_a_flush() {
+    let plugins = TestPlugins::default();
+    let plan = plan(&plugins, json!({})).to_read();
+
+    let tree = plan.open(&Metrics::new(), None, &|| false).expect("all open");
+    lock(&plugins.opened).clear();
+    assert_eq!(tree.close(Duration::from_secs(5)), []);
+
+    let events = lock(&plugins.events);
+    assert!(events.iter().any(|event| event == "close a"), "{events:?}");
+    assert!(!events.iter().any(|event| event.starts_with("flush")), "{events:?}");
 }
 
 #[test]

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use storage_plugin_api::{Call, EventStamp, Order, Outcome, Prune, Pruned, Query, Record, State, Status, with_items};
 use storage_worker_tests::confirmations::Confirmations;
 use storage_worker_tests::postgres_server::{Database, PostgresServer};
 use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::second_model::Sent;
+use storage_worker_tests::wait::eventually;
 
-use super::setup;
+use super::{open, setup};
 use crate::SOON;
 
 /// What the service's two migrations leave.
@@ -66,6 +68,87 @@ fn read_as_python_does(database: &Database, id: &str) -> BTreeMap<String, Value>
         record.extend(overlaid);
     }
     record
+}
+
+/// More evaluations that ended as the service says of those that took too long, and more than are looked into at once
+/// that began long ago and have not ended before the time of the test.
+const TIMED_OUT: &str = r#"
+INSERT INTO evaluations (id, code_hash, status, created_at, metadata) VALUES
+('late-1', 'x', 'timeout', '2025-01-05T00:00:00+00', '{"language": "bash", "completed_at": "2025-01-05T00:01:00+00:00"}'),
+('late-2', 'x', 'timeout', '2025-01-06T00:00:00+00', '{"language": "python", "completed_at": "2025-01-06T00:01:00+00:00"}'),
+('odd', 'x', 'lost', '2025-01-07T00:00:00+00', '{}');
+INSERT INTO evaluations (id, code_hash, status, created_at, metadata)
+SELECT 'long-' || n, 'x', 'completed', timestamptz '2024-01-01' + n * interval '1 second',
+    '{"completed_at": "2026-01-01T00:00:00+00:00"}' FROM generate_series(1, 1500) AS n;
+INSERT INTO evaluations (id, code_hash, status, created_at, metadata) VALUES
+('ended', 'x', 'completed', '2024-06-01T00:00:00+00', '{"completed_at": "2024-06-01T00:01:00+00:00"}');
+"#;
+
+#[test]
+fn lists_counts_and_pruning_go_by_what_the_records_of_old_rows_say() {
+    let (server, cache) = (PostgresServer::start(), tempfile::tempdir().expect("make a temporary directory"));
+    server.connect().run(MIGRATED);
+    server.connect().run(TIMED_OUT);
+    let backend = open(&server, cache.path(), &json!({})).expect("the database is taken over");
+    let call = Call::with_budget(Duration::from_secs(60));
+    let ids = |order: Order, status: &str, language: Option<&str>| -> Vec<String> {
+        let (status, language) = (Some(status.to_owned()), language.map(str::to_owned));
+        let mut query = Query { order, status, language, limit: 1, ..Query::default() };
+        let mut ids = Vec::new();
+        loop {
+            let page = backend.list(&call, &query).expect("a page");
+            for (id, found) in page.entries {
+                assert_eq!(Record::status_of(&found.state), Some(Status::Failed), "{id}");
+                ids.push(id);
+            }
+            match page.cursor {
+                Some(cursor) => query.cursor = Some(cursor),
+                None => return ids,
+            }
+        }
+    };
+
+    assert_eq!(ids(Order::NewestFirst, "failed", None), ["late-2", "late-1"]);
+    assert_eq!(ids(Order::Id, "failed", None), ["late-1", "late-2"]);
+    assert_eq!(ids(Order::Id, "failed", Some("bash")), ["late-1"]);
+    assert_eq!(ids(Order::Id, "timeout", None), [""; 0]);
+    let counts = backend.counts(&call).expect("counts").by_status;
+    let counts: Vec<(&str, u64)> = counts.iter().map(|(status, count)| (&**status, *count)).collect();
+    assert_eq!(counts, [("completed", 1501), ("failed", 2), ("unknown", 1)]);
+
+    // 2025-01-05T12:00:00Z: before it one timed out, and one ended that began behind many that had not.
+    let mut prune = Prune { ended_before: 1_736_078_400_000_000, limit: 1, dry_run: false };
+    assert_eq!(backend.prune(&call, &prune).expect("a prune"), Pruned { removed: 1, more: true });
+    prune.limit = 10;
+    assert_eq!(backend.prune(&call, &prune).expect("a prune"), Pruned { removed: 1, more: false });
+    assert_eq!(ids(Order::Id, "failed", None), ["late-2"]);
+}
+
+#[test]
+fn indexes_are_built_beside_the_connections_that_merges_need() {
+    let (server, cache) = (PostgresServer::start(), tempfile::tempdir().expect("make a temporary directory"));
+    let (database, holder) = (server.connect(), server.connect());
+    database.run(MIGRATED);
+    database.run("INSERT INTO evaluations (id, code_hash, status, created_at) SELECT n, 'x', 'queued', NULL FROM generate_series(1, 2500) AS n");
+    // A build waits for whoever may still see the table as it was, also without a lock on it.
+    holder.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class");
+    let backend = open(&server, cache.path(), &json!({"connections": 1})).expect("the database is taken over");
+    eventually(SOON, "a build to wait", || {
+        database.number(
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX%' AND wait_event_type = 'Lock'",
+        ) == 1
+    });
+
+    let mut state = State::new();
+    state.set_end(&EventStamp::new(1, "e"), Status::Completed);
+    let call = Call::with_budget(Duration::from_secs(20));
+    let merged = with_items(&[("new", &state)], |items| backend.merge(&call, items)).expect("there is a connection");
+
+    assert_eq!(merged[0].outcome, Outcome::Created);
+    holder.run("COMMIT");
+    eventually(SOON, "every row to have a place in lists", || {
+        database.number("SELECT count(*) FROM evaluations WHERE created_at IS NULL") == 0
+    });
 }
 
 #[test]

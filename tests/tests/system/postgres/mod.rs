@@ -2,11 +2,13 @@
 
 mod adoption;
 mod bodies;
+mod durability;
 mod merging;
 mod models;
 mod opening;
 mod outages;
 mod plans;
+mod unreadable;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,14 +23,16 @@ use storage_worker_tests::process::plugin_path;
 use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::worker::Setup;
 
-/// A worker that stores in a server.
+/// A worker that stores in a server, most likely one that does not sync.
 fn setup(redis: &RedisServer, server: &PostgresServer) -> Setup {
-    Setup::new(&redis.url(), "postgres").set("backends.main.options.url", server.url())
+    Setup::new(&redis.url(), "postgres")
+        .set("backends.main.options.url", server.url())
+        .set("backends.main.options.durability", "durable")
 }
 
-/// An instance of the plugin, called without a worker.
+/// An instance of the plugin, called without a worker; its server most likely does not sync.
 fn open(server: &PostgresServer, cache: &Path, more: &Value) -> Result<Arc<dyn Backend>, storage_plugin_api::Error> {
-    let mut options = json!({"url": server.url()});
+    let mut options = json!({"url": server.url(), "durability": "durable"});
     if let (Some(options), Some(more)) = (options.as_object_mut(), more.as_object()) {
         options.extend(more.clone());
     }

@@ -69,7 +69,8 @@ fn what_a_dead_worker_had_pending_is_stored_by_the_others() {
     }
     let more = sets(&mut generator, 100);
     stream.add(&more);
-    stream.read_as(GROUP, "a", more.len() / 2);
+    // A few only: each of those that are stopped was waiting for entries, and Redis has given it some.
+    stream.read_as(GROUP, "a", 20);
     let killed = Instant::now();
     for worker in workers.iter().flatten() {
         worker.signal(Signal::CONT);

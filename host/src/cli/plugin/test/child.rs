@@ -11,7 +11,7 @@ use storage_plugin_api::{Call, Description, Error};
 
 use super::Test;
 use super::processes::{Errand, MARK};
-use super::subject::{OPEN_BUDGET, Tested};
+use super::subject::{OPEN_BUDGET, Tested, new_directory};
 
 /// Asked for instead of a behavior: whether it opens at all.
 pub(super) const OPEN: &str = "@open";
@@ -38,7 +38,7 @@ pub(super) fn run(test: &Test<'_>, errand: &str) -> anyhow::Result<ExitCode> {
     match serde_json::from_str(errand)? {
         Errand::Behaviors { work, seed } => behave(test, work, seed, &lines),
         Errand::Flood { directory, flood } => {
-            let merged = match tested(test, Path::new("")) {
+            let merged = match tested(test, Path::new(""), &directory) {
                 Ok(tested) => merge(&tested, directory, &flood),
                 Err(error) => Err(error),
             };
@@ -77,11 +77,11 @@ fn tell_json(value: &impl Serialize) {
     tell(&serde_json::to_string(value).expect("what a child tells has only text keys"));
 }
 
-fn tested(test: &Test<'_>, work: &Path) -> Result<Tested, Error> {
+/// The backend under test, as it describes itself at some directory.
+fn tested(test: &Test<'_>, work: &Path, directory: &Path) -> Result<Tested, Error> {
     let (_, origin) = test.origin().map_err(|error| Error::configuration(format!("{error:#}")))?;
     let away = test.away().map_err(|error| Error::configuration(format!("{error:#}")))?;
-    // A directory that is not there yet, as that of a new place: `check` must not mind.
-    let description = origin.describe(&work.join("place"))?;
+    let description = origin.describe(directory)?;
     if !description.problems.is_empty() {
         return Err(Error::configuration(description.problems.join("; ")));
     }
@@ -94,7 +94,13 @@ fn tested(test: &Test<'_>, work: &Path) -> Result<Tested, Error> {
 }
 
 fn behave(test: &Test<'_>, work: PathBuf, seed: u64, names: &Receiver<String>) {
-    let tested = match tested(test, &work) {
+    // As it is for every place: there, and empty.
+    let tested = new_directory(&work).and_then(|directory| {
+        let tested = tested(test, &work, &directory);
+        let _ = std::fs::remove_dir_all(directory);
+        tested
+    });
+    let tested = match tested {
         Ok(tested) => tested,
         Err(error) => return tell_json(&Greeting::Refused { reason: error.message }),
     };

@@ -16,6 +16,7 @@ use super::super::super::UsageError;
 use super::child::{Greeting, OPEN};
 use super::processes::{Children, Errand, Late, Running};
 use super::subject::OPEN_BUDGET;
+use crate::secret::redact_value;
 
 /// How long loading a plugin may take, and a backend beyond its budget to open.
 const LOAD_LIMIT: Duration = Duration::from_secs(20);
@@ -157,7 +158,7 @@ impl Member {
         // If it is gone the answer, which is none, tells how.
         let _ = writeln!(self.input, "{name}").and_then(|()| self.input.flush());
         match self.line(limit, stop) {
-            Ok(Some(line)) => match serde_json::from_str(&line) {
+            Ok(Some(line)) => match report(&line) {
                 Ok(report) => Outcome::Done(report),
                 Err(error) => Outcome::Lost(failed("a report", &format!("{error}: {line}"))),
             },
@@ -184,6 +185,12 @@ impl Member {
             Err(error) => format!("ended by itself ({error})"),
         }
     }
+}
+
+/// What a process reports. An error of a plugin may name a URL with a password.
+fn report(line: &str) -> serde_json::Result<Report> {
+    let told = serde_json::from_str(line)?;
+    serde_json::from_value(redact_value(&told))
 }
 
 fn failed(expected: &str, seen: &str) -> Report {

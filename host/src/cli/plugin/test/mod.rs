@@ -3,6 +3,7 @@
 //! The plugin is loaded in processes of its own (`child.rs`, `processes.rs`), several at once; this one only hands out
 //! the behaviors (`crew.rs`) and prints what became of them (`scorecard.rs`).
 
+mod again;
 mod child;
 mod crew;
 mod processes;
@@ -16,10 +17,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::Value;
-use storage_plugin_api::conformance::{Behavior, behaviors};
+use storage_plugin_api::conformance::{Behavior, Level, behaviors};
 
+use self::again::Again;
 use self::crew::Crew;
 use self::processes::Children;
 use self::subject::Origin;
@@ -34,17 +36,25 @@ pub(super) struct Arguments {
     #[arg(required_unless_present_any = ["backend", "list"], conflicts_with = "backend")]
     plugin: Option<String>,
 
-    /// The options to open it with; `{dir}` stands for a fresh directory
+    /// The options to open it with; `{dir}` stands for a directory, fresh for each behavior
     #[arg(long, value_name = "JSON", default_value = "{}", conflicts_with = "backend")]
     options: String,
 
-    /// A backend of the configuration, with its children; `{dir}` in options stands for a fresh directory
+    /// A backend of the configuration, with its children; `{dir}` in options as in --options
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
 
-    /// Options whose far side cannot be reached, say a port where nothing listens
+    /// Options whose far side cannot be reached, say a port where nothing listens; `{dir}` as in --options
     #[arg(long, value_name = "JSON")]
     away_options: Option<String>,
+
+    /// Fail unless the backend reaches this level
+    #[arg(long, value_enum, value_name = "LEVEL", conflicts_with_all = ["only", "list"])]
+    level: Option<LevelArgument>,
+
+    /// Fail unless the backend earns this badge, which stands beside the levels
+    #[arg(long, value_enum, value_name = "BADGE", conflicts_with_all = ["only", "list"])]
+    badge: Option<Badge>,
 
     /// Run only this behavior, or this family; may be repeated
     #[arg(long, value_name = "NAME")]
@@ -71,17 +81,46 @@ pub(super) struct Arguments {
     child: Option<String>,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LevelArgument {
+    /// Merges, reads, lists, opens and closes right
+    Basic,
+    /// And what is answered survives a crash
+    Durable,
+    /// And lists newest first, counts, prunes, deletes by digest
+    Complete,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Badge {
+    /// Works for several processes at once
+    Shared,
+}
+
+impl Arguments {
+    /// The levels that must be reached.
+    fn demanded(&self) -> Vec<Level> {
+        let level = self.level.map(|level| match level {
+            LevelArgument::Basic => Level::Basic,
+            LevelArgument::Durable => Level::Durable,
+            LevelArgument::Complete => Level::Complete,
+        });
+        level.into_iter().chain(self.badge.map(|Badge::Shared| Level::Shared)).collect()
+    }
+}
+
 pub(super) const HELP: &str = "\
 Examples:
   storage-worker plugin test ./libstorage_backend_mine.so
   storage-worker plugin test file --options '{\"path\":\"{dir}\"}'
+  storage-worker plugin test file --options '{\"path\":\"{dir}\"}' --level durable
   storage-worker plugin test --config tree.toml --backend cached
   storage-worker plugin test ./libstorage_backend_mine.so --only merge.order --seed 7
 
 Levels: basic, durable, complete, each with what the ones before it ask; the badge `shared` beside them.
 The plugin's log is shown with --log-level. See docs/plugin-testing.md.
 
-Exit codes: 0 nothing failed, 1 something failed, 2 wrong usage or configuration";
+Exit codes: 0 nothing failed and what was demanded is reached, 1 otherwise, 2 wrong usage or configuration";
 
 /// A test as the arguments ask for it.
 pub(super) struct Test<'a> {
@@ -117,12 +156,14 @@ pub(super) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
     let start = Instant::now();
     let run = crew.run(&chosen)?;
     let is_whole = arguments.only.is_empty();
-    let card = scorecard::Scorecard { run: &run, seed, took: start.elapsed(), is_whole, again: test.command() };
+    let again = Again::of(arguments, global);
+    let demanded = arguments.demanded();
+    let card = scorecard::Scorecard { run: &run, seed, took: start.elapsed(), is_whole, again, demanded };
     match global.output {
         Output::Text => output::print(&card.text())?,
         Output::Json => output::print_json(&card.json())?,
     }
-    Ok(if card.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if card.has_failed() || !card.has_what_was_demanded() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn list(chosen: &[&'static Behavior], format: Output) -> anyhow::Result<ExitCode> {
@@ -197,29 +238,6 @@ impl Test<'_> {
         let options = options("--options", &self.arguments.options)?;
         Ok((text, Origin::File { library, options }))
     }
-
-    /// The command of this test, to be completed with what to run again.
-    fn command(&self) -> String {
-        let mut words = vec!["storage-worker plugin test".to_owned()];
-        words.extend(self.arguments.plugin.as_deref().map(quoted));
-        let mut add = |name: &str, value: &str| words.push(format!("{name} {}", quoted(value)));
-        if let Some(config) = &self.global.config {
-            add("--config", &config.to_string_lossy());
-        }
-        for setting in &self.global.settings {
-            add("--set", setting);
-        }
-        if let Some(backend) = &self.arguments.backend {
-            add("--backend", backend);
-        }
-        if self.arguments.options != "{}" {
-            add("--options", &self.arguments.options);
-        }
-        if let Some(away) = &self.arguments.away_options {
-            add("--away-options", away);
-        }
-        words.join(" ")
-    }
 }
 
 /// A file of this directory is meant as such, although it has no `/`.
@@ -236,16 +254,6 @@ fn options(name: &str, text: &str) -> anyhow::Result<Value> {
             let text = format!("`{name}` is no JSON: {error}; write {name} '{{\"path\":\"{{dir}}\"}}'");
             Err(UsageError(text).into())
         }
-    }
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let is_plain = |char: char| char.is_ascii_alphanumeric() || "/._-=:,@%+".contains(char);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 

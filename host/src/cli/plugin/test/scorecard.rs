@@ -8,7 +8,9 @@ use storage_plugin_api::Capabilities;
 use storage_plugin_api::conformance::{Behavior, Level, Report, Verdict};
 
 use super::super::super::output::plain;
+use super::again::Again;
 use super::crew::Run;
+use crate::secret::REDACTED;
 
 /// A run, to be shown.
 pub(super) struct Scorecard<'a> {
@@ -17,8 +19,9 @@ pub(super) struct Scorecard<'a> {
     pub(super) took: Duration,
     /// Every behavior was run, so that levels can be told.
     pub(super) is_whole: bool,
-    /// The command that was run, without what to run.
-    pub(super) again: String,
+    pub(super) again: Again,
+    /// The levels that somebody demands of it.
+    pub(super) demanded: Vec<Level>,
 }
 
 /// Whether a level was reached, and what keeps it.
@@ -31,6 +34,17 @@ struct Standing {
 impl Scorecard<'_> {
     pub(super) fn has_failed(&self) -> bool {
         self.run.reports.iter().any(|(_, report)| matches!(report.verdict, Verdict::Failed { .. }))
+    }
+
+    pub(super) fn has_what_was_demanded(&self) -> bool {
+        self.missed().is_empty()
+    }
+
+    /// The levels that were demanded and not reached.
+    fn missed(&self) -> Vec<Level> {
+        let standings = self.standings().into_iter();
+        let missed = standings.filter(|standing| !standing.is_reached && self.demanded.contains(&standing.level));
+        missed.map(|standing| standing.level).collect()
     }
 
     pub(super) fn text(&self) -> String {
@@ -48,8 +62,11 @@ impl Scorecard<'_> {
         for standing in self.standings() {
             add(&mut text, &standing.text());
         }
-        for note in &self.run.notes {
+        for note in self.notes() {
             add(&mut text, &format!("note: {note}"));
+        }
+        for level in self.missed() {
+            add(&mut text, &format!("FAIL: `{}` is demanded and not reached", level.as_str()));
         }
         let counted = self.counts();
         let [passed, failed, not_claimed, not_run] = counted;
@@ -76,7 +93,7 @@ impl Scorecard<'_> {
                 add(text, &format!("  FAIL  {name:<width$}  {asks}"));
                 add(text, &format!("          expected: {}", plain(expected)));
                 add(text, &format!("          seen:     {}", plain(seen)));
-                add(text, &format!("          again:    {}", self.command(name)));
+                add(text, &format!("          again:    {}", self.again.command(name, self.seed)));
             }
         }
         for note in &report.notes {
@@ -84,8 +101,10 @@ impl Scorecard<'_> {
         }
     }
 
-    fn command(&self, name: &str) -> String {
-        format!("{} --only {name} --seed {}", self.again, self.seed)
+    fn notes(&self) -> Vec<String> {
+        let fill_in = format!("`{REDACTED}` stands for a secret that was left out; fill it in to run a command again");
+        let fill_in = (self.has_failed() && self.again.is_incomplete).then_some(fill_in);
+        self.run.notes.iter().cloned().chain(fill_in).collect()
     }
 
     pub(super) fn json(&self) -> Value {
@@ -95,7 +114,7 @@ impl Scorecard<'_> {
                 value.extend(report);
             }
             if matches!(report.verdict, Verdict::Failed { .. }) {
-                value["again"] = Value::from(self.command(behavior.name));
+                value["again"] = Value::from(self.again.command(behavior.name, self.seed));
             }
             value
         };
@@ -116,7 +135,9 @@ impl Scorecard<'_> {
             "passed": passed, "failed": failed, "not_claimed": not_claimed, "not_run": not_run,
             "seed": self.seed,
             "seconds": self.took.as_secs_f64(),
-            "notes": self.run.notes,
+            "notes": self.notes(),
+            "demanded": self.demanded,
+            "missed": self.missed(),
         })
     }
 

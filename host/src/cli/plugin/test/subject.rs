@@ -1,7 +1,8 @@
 //! The backend under test: places to open it at, over the real boundary.
 //!
 //! A plugin's file is opened bare, a backend of a configuration with its children and guards, as the worker does it.
-//! `{dir}` in text of the options stands for the directory of a place.
+//! `{dir}` in text of the options stands for the directory of a place, which is there and empty at first, also when the
+//! options are only checked or are those of a far side that is away.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -133,18 +134,18 @@ impl Subject for Tested {
     }
 
     fn place(&self) -> Result<Box<dyn Place>> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let directory = self.work.join(name);
-        std::fs::create_dir(&directory)
-            .map_err(|error| Error::unavailable(format_args!("cannot make `{}`: {error}", directory.display())))?;
-        Ok(Box::new(self.place_at(directory, true)))
+        Ok(Box::new(self.place_at(new_directory(&self.work)?, true)))
     }
 
-    fn away(&self) -> Option<Box<dyn Place>> {
-        let mut place = self.place_at(self.work.clone(), false);
-        *place.origin.own_options()? = self.away.clone()?;
-        Some(Box::new(place))
+    fn away(&self) -> Option<Result<Box<dyn Place>>> {
+        let mut origin = self.origin.clone();
+        *origin.own_options()? = self.away.clone()?;
+        let place = |directory| {
+            let mut place = self.place_at(directory, true);
+            place.origin = origin;
+            Box::new(place) as Box<dyn Place>
+        };
+        Some(new_directory(&self.work).map(place))
     }
 
     fn has_directory(&self) -> bool {
@@ -156,6 +157,15 @@ impl Subject for Tested {
         let has_store = self.description.capabilities.durable || !self.description.capabilities.exclusive;
         has_store && !self.has_directory()
     }
+}
+
+/// A directory that nobody else has, below another.
+pub(super) fn new_directory(below: &Path) -> Result<PathBuf> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let directory = below.join(format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    std::fs::create_dir(&directory)
+        .map_err(|error| Error::unavailable(format_args!("cannot make `{}`: {error}", directory.display())))?;
+    Ok(directory)
 }
 
 impl Tested {

@@ -1,7 +1,8 @@
 //! What the system calls of a flood say of its durability.
 //!
 //! Every event has an id that nothing else contains, so the writes of a merge are known by it. One of the files that it
-//! was written to must have been synced since: a log makes up for a table that is written behind it.
+//! was written to must have been synced since: a log makes up for a table that is written behind it. Where the id is in
+//! nothing that was written, since that was compressed or encrypted, it is enough that something was synced or sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -34,7 +35,10 @@ struct Window {
     written: BTreeMap<String, usize>,
     /// Syncs that succeeded: the line where each began, and its file.
     synced: Vec<(usize, String)>,
+    /// The event went to a socket.
     is_sent: bool,
+    /// Something went to a socket, perhaps the event, which could not be read in it.
+    is_something_sent: bool,
 }
 
 /// Judges every merge of a flood.
@@ -78,15 +82,16 @@ pub(super) fn read(trace: &str, flood: &Flood) -> Vec<Synced> {
                 Told::Answered => judged.extend(merging.take().map(|(_, window)| window.judge(&always_synced))),
             }
         } else if let Some((event_id, window)) = &mut merging {
+            // Where it is not, it may be in another form.
+            let has_event = call.contains(event_id.as_str());
             match target.starts_with('/') {
-                _ if !call.contains(event_id.as_str()) => {
-                    // It may be in there in another form.
-                    if always_synced.contains(target) {
-                        window.synced.push((place, target.to_owned()));
-                    }
+                true if has_event => drop(window.written.insert(target.to_owned(), place)),
+                true if always_synced.contains(target) => window.synced.push((place, target.to_owned())),
+                true => {}
+                false => {
+                    window.is_sent |= has_event && is_socket(target);
+                    window.is_something_sent |= is_socket(target);
                 }
-                true => drop(window.written.insert(target.to_owned(), place)),
-                false => window.is_sent |= ["TCP", "UNIX", "socket"].iter().any(|kind| target.starts_with(kind)),
             }
         }
     }
@@ -108,12 +113,18 @@ impl Window {
         if let Some(file) = self.written.keys().next() {
             return Synced::Never(format!("it was written to `{file}`, and answered before that was synced"));
         }
-        match (self.is_sent, self.synced.is_empty()) {
-            (true, _) => Synced::Sent,
-            (false, false) => Synced::Something,
-            (false, true) => Synced::Never("nothing was synced between the call and the answer".to_owned()),
+        match () {
+            () if self.is_sent => Synced::Sent,
+            () if !self.synced.is_empty() => Synced::Something,
+            () if self.is_something_sent => Synced::SentSomething,
+            () => Synced::Never("nothing was synced between the call and the answer".to_owned()),
         }
     }
+}
+
+/// Of another process or machine; datagrams are left out, since they are for logs and metrics.
+fn is_socket(target: &str) -> bool {
+    ["TCP", "UNIX-STREAM", "UNIX-SEQPACKET", "socket"].iter().any(|kind| target.starts_with(kind))
 }
 
 fn is_sync(name: &str) -> bool {
@@ -186,5 +197,22 @@ mod tests {
         assert_eq!(judged(&[open, WRITE]), Synced::Itself("/data/log".to_owned()));
         assert_eq!(judged(&[open, OTHER]), Synced::Something);
         assert_eq!(judged(&[send]), Synced::Sent);
+    }
+
+    /// As `postgres` does it with `sslmode=require`.
+    #[test]
+    fn what_is_sent_encrypted_is_for_the_far_side_but_no_excuse_for_a_file_that_has_the_event() {
+        let send = "8 sendto(6<TCPv6:[[::1]:1->[::1]:2]>, \"\\27\\3\\3\\0\"..., 90, MSG_NOSIGNAL, NULL, 0) = 90\n";
+        let begun =
+            "8 writev(6<TCP:[127.0.0.1:1->127.0.0.1:2]>, [{iov_base=\"\\27\\3\", iov_len=2}], 1 <unfinished ...>\n";
+        let to_log = "8 sendto(7<UNIX-DGRAM:[5->6]>, \"<30>merged\", 10, 0, NULL, 0) = 10\n";
+        let of_metrics = "8 sendto(7<UDP:[127.0.0.1:1->127.0.0.1:2]>, \"merged:1|c\", 10, 0, NULL, 0) = 10\n";
+
+        assert_eq!(judged(&[send]), Synced::SentSomething);
+        assert_eq!(judged(&[begun]), Synced::SentSomething);
+        assert_eq!(judged(&[send, SYNC]), Synced::Something);
+        for calls in [&[send, WRITE][..], &[WRITE, send], &[to_log], &[of_metrics]] {
+            assert!(matches!(judged(calls), Synced::Never(_)), "{calls:?}");
+        }
     }
 }

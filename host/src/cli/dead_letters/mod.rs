@@ -1,0 +1,361 @@
+//! `dead-letters`: looks at events that were given up, and repairs, retries or drops them.
+
+mod bench;
+mod jq;
+mod table;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use self::bench::Bench;
+use self::jq::Expression;
+use super::output::{self, Output};
+use super::storage::{Access, Storage};
+use super::{Global, UsageError};
+use crate::config::Loaded;
+use crate::event::decode::Limits;
+use crate::http;
+use crate::letters::desk::{Done, DoneOutcome, Edit, Filter, Note};
+use crate::letters::{Letter, LetterState};
+use crate::replay::into::Into as Merging;
+use crate::replay::record::Record;
+use crate::source::fed::Outcome;
+
+/// So many letters are worked on at once.
+const CHUNK: usize = 100;
+
+/// Look at events that were given up; repair, retry or drop them
+#[derive(Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  storage-worker dead-letters list --reason missing_field
+  storage-worker dead-letters show 5f0c1a2b3c4d5e6f708192a3
+  storage-worker dead-letters edit --reason missing_field '.code //= \"\" | .language = \"python\"' --dry-run
+  storage-worker dead-letters retry --reason missing_field
+  storage-worker dead-letters drop --channel evaluation:typo
+
+Asks the worker that listens on `admin.listen`; if none does, works on the file of `dead_letters.path`.
+Every edit, retry and drop leaves a line in the audit beside that file.
+
+Exit codes: 0 done, 1 some could not be edited or failed again, 2 wrong usage or configuration";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List letters, the newest first
+    List {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Show letters as a whole
+    Show {
+        /// The ids of the letters
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+    /// Try letters again: through the running worker, or into a backend
+    ///
+    /// A letter that is stored is gone; one that fails again is parked, and is tried again only if it was edited or is
+    /// named by `--id` or `--state parked`.
+    Retry {
+        #[command(flatten)]
+        which: Which,
+        /// Merge into this backend of the configuration, instead of the live tree
+        #[arg(long, value_name = "BACKEND")]
+        into: Option<String>,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Change the payloads of letters with a jq expression; the originals are kept beside them
+    ///
+    /// Each letter keeps its event id and time. Try them again with `retry`.
+    Edit {
+        /// The jq expression, from the payload to the payload
+        #[arg(value_name = "EXPRESSION")]
+        expression: String,
+        /// Give the expression the payload as a text, for one that is no JSON
+        #[arg(long)]
+        raw_input: bool,
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Drop letters for good; the audit keeps them
+    Drop {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        how: How,
+    },
+}
+
+#[derive(Args, Debug)]
+struct Which {
+    /// The letter of this id; may be repeated
+    #[arg(long = "id", value_name = "ID")]
+    ids: Vec<String>,
+    /// Those given up for this reason, such as missing_field
+    #[arg(long, value_name = "REASON")]
+    reason: Option<String>,
+    /// Those of this channel
+    #[arg(long, value_name = "CHANNEL")]
+    channel: Option<String>,
+    /// Those of this evaluation
+    #[arg(long, value_name = "ID")]
+    eval_id: Option<String>,
+    /// Those given up at this time or later, such as 2025-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Those given up before this time
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// Those in this state
+    #[arg(long, value_name = "STATE", value_parser = ["dead", "parked"])]
+    state: Option<String>,
+    /// At most so many, the newest [default: 100 for list, else all]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+struct How {
+    /// Mean all letters
+    #[arg(long)]
+    all: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Which {
+    fn filter(&self) -> Result<Filter, UsageError> {
+        let time = |name: &str, text: &Option<String>| {
+            let time = text.as_deref().map(http::parse_time).transpose();
+            time.map_err(|error| UsageError(error.replacen("`since`", &format!("`{name}`"), 1)))
+        };
+        let state = self.state.as_deref().map(|state| match state {
+            "parked" => LetterState::Parked,
+            _ => LetterState::Dead,
+        });
+        Ok(Filter {
+            ids: self.ids.clone(),
+            reason: self.reason.clone(),
+            channel: self.channel.clone(),
+            evaluation_id: self.eval_id.clone(),
+            since: time("--since", &self.since)?,
+            until: time("--until", &self.until)?,
+            state,
+        })
+    }
+
+    /// The filter of a command that changes something; it must say which letters, or that it means all.
+    fn filter_of_change(&self, how: How) -> Result<Filter, UsageError> {
+        let filter = self.filter()?;
+        if filter == Filter::default() && self.limit.is_none() && !how.all {
+            return Err(UsageError("say which letters, see --help, or that you mean `--all`".to_owned()));
+        }
+        Ok(filter)
+    }
+
+    fn limit(&self) -> usize {
+        self.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let loaded = global.load()?;
+    let bench = Bench::of(&loaded)?;
+    let format = global.output;
+    match &arguments.command {
+        Command::List { which } => {
+            let limit = which.limit.map_or(100, |_| which.limit());
+            let selected = bench.select(&which.filter()?, limit, true)?;
+            match format {
+                Output::Json => output::print_json(&serde_json::to_value(&selected)?)?,
+                Output::Text => output::print(&table::of(&selected))?,
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Show { ids } => show(&bench, ids, format),
+        Command::Retry { which, into, how } => {
+            let mut filter = which.filter_of_change(*how)?;
+            if filter.ids.is_empty() && filter.state.is_none() {
+                filter.state = Some(LetterState::Dead);
+            }
+            let ids = bench.ids(&filter, which.limit())?;
+            if how.dry_run {
+                return would(format, "retry", &ids);
+            }
+            let done = match into {
+                Some(name) => retry_into(&bench, &loaded, &ids, name)?,
+                None => in_chunks(&ids, |ids| bench.retry(ids, &note(None)))?,
+            };
+            answer(format, &done)
+        }
+        Command::Edit { expression, raw_input, which, how } => {
+            let filter = which.filter_of_change(*how)?;
+            let expression = Expression::new(expression, *raw_input).map_err(UsageError)?;
+            let ids = bench.ids(&filter, which.limit())?;
+            edit(&bench, &expression, &ids, format, how.dry_run)
+        }
+        Command::Drop { which, how } => {
+            let ids = bench.ids(&which.filter_of_change(*how)?, which.limit())?;
+            if how.dry_run {
+                return would(format, "drop", &ids);
+            }
+            answer(format, &in_chunks(&ids, |ids| bench.drop_letters(ids, &note(None)))?)
+        }
+    }
+}
+
+fn note(detail: Option<&str>) -> Note {
+    let by = std::env::var("USER").unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw()));
+    Note { by, detail: detail.map(str::to_owned) }
+}
+
+fn show(bench: &Bench, ids: &[String], format: Output) -> anyhow::Result<ExitCode> {
+    let filter = Filter { ids: ids.to_vec(), ..Filter::default() };
+    let letters = bench.select(&filter, ids.len(), false)?.letters;
+    if letters.is_empty() {
+        anyhow::bail!("there is no dead letter `{}`", ids.join("`, `"));
+    }
+    match format {
+        Output::Json => output::print_json(&json!({ "letters": letters }))?,
+        Output::Text => output::print(&letters.iter().map(table::whole).collect::<Vec<_>>().join("\n"))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn would(format: Output, what: &str, ids: &[String]) -> anyhow::Result<ExitCode> {
+    match format {
+        Output::Json => output::print_json(&json!({ "dry_run": true, "would": what, "ids": ids }))?,
+        Output::Text => {
+            let list: String = ids.iter().map(|id| format!("  {id}\n")).collect();
+            output::print(&format!("would {what} {}\n{list}", counted(ids.len())))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn counted(letters: usize) -> String {
+    format!("{letters} {}", if letters == 1 { "letter" } else { "letters" })
+}
+
+fn in_chunks(ids: &[String], work: impl Fn(&[String]) -> anyhow::Result<Vec<Done>>) -> anyhow::Result<Vec<Done>> {
+    let mut done = Vec::with_capacity(ids.len());
+    for ids in ids.chunks(CHUNK) {
+        let so_far = done.len();
+        done.extend(work(ids).with_context(|| format!("stopped after {}", counted(so_far)))?);
+    }
+    Ok(done)
+}
+
+/// Merges letters into a backend from here, and notes how each fared.
+fn retry_into(bench: &Bench, loaded: &Loaded, ids: &[String], name: &str) -> anyhow::Result<Vec<Done>> {
+    let storage = Storage::named(loaded, &[name], Access::Write)?;
+    let config = &loaded.config;
+    let merging = Merging {
+        rows: &config.events,
+        limits: Limits { max_payload_bytes: config.worker.max_payload_bytes },
+        backend: &*storage.first().backend,
+        call_timeout: config.storage.call_timeout,
+    };
+    in_chunks(ids, |ids| {
+        let letters = bench.letters(ids)?;
+        let record = |letter: &Letter| Record {
+            channel: letter.channel.clone(),
+            payload: letter.current_payload().to_vec(),
+            event_id: letter.event_id.clone(),
+            time: Some(letter.time),
+        };
+        let records: Vec<Record> = letters.iter().map(record).collect();
+        let fared = merging.merge(&records, 0).into_iter().map(|refused| match refused {
+            None => Outcome::Stored,
+            Some(refused) => Outcome::Refused { reason: refused.reason, error: refused.error },
+        });
+        let tried: Vec<_> = letters.iter().map(|letter| letter.id.clone()).zip(fared).collect();
+        bench.settle(&tried, &note(Some(name)))
+    })
+}
+
+fn edit(
+    bench: &Bench,
+    expression: &Expression,
+    ids: &[String],
+    format: Output,
+    dry_run: bool,
+) -> anyhow::Result<ExitCode> {
+    let (mut done, mut failed, mut shown) = (Vec::new(), Vec::new(), Vec::new());
+    for ids in ids.chunks(CHUNK) {
+        let mut edits = Vec::new();
+        for letter in bench.letters(ids)? {
+            match expression.apply(letter.current_payload()) {
+                Ok(edited) => edits.push(Edit { id: letter.id, edited }),
+                Err(error) => failed.push(json!({ "id": letter.id, "error": error })),
+            }
+        }
+        if dry_run {
+            shown.extend(edits.iter().map(|edit| json!({ "id": edit.id, "edited": edit.edited })));
+        } else if !edits.is_empty() {
+            done.extend(bench.edit(&edits, &note(Some(expression.text())))?);
+        }
+    }
+    let edited = if dry_run { shown.len() } else { done.len() };
+    match format {
+        Output::Json if dry_run => output::print_json(&json!({ "dry_run": true, "letters": shown, "failed": failed }))?,
+        Output::Json => output::print_json(&json!({ "edited": edited, "failed": failed }))?,
+        Output::Text => {
+            let line = |value: &Value, key: &str| {
+                format!(
+                    "  {}  {}\n",
+                    output::plain(value["id"].as_str().unwrap_or_default()),
+                    output::plain(value[key].as_str().unwrap_or_default())
+                )
+            };
+            let mut text = format!("{} {}\n", if dry_run { "would edit" } else { "edited" }, counted(edited));
+            text.extend(shown.iter().map(|value| line(value, "edited")));
+            if !failed.is_empty() {
+                text.push_str(&format!("{} could not be edited:\n", counted(failed.len())));
+                text.extend(failed.iter().map(|value| line(value, "error")));
+            }
+            output::print(&text)?;
+        }
+    }
+    Ok(ExitCode::from(u8::from(!failed.is_empty())))
+}
+
+/// Says what became of letters; 1 if any failed again.
+fn answer(format: Output, done: &[Done]) -> anyhow::Result<ExitCode> {
+    let count = |outcome| done.iter().filter(|done| done.outcome == outcome).count();
+    let parked = count(DoneOutcome::Parked);
+    match format {
+        Output::Json => output::print_json(&json!({ "letters": done }))?,
+        Output::Text => {
+            let outcomes = [
+                (DoneOutcome::Stored, "stored"),
+                (DoneOutcome::Dropped, "dropped"),
+                (DoneOutcome::Parked, "failed again and parked"),
+                (DoneOutcome::Gone, "gone meanwhile"),
+            ];
+            let said: Vec<String> = (outcomes.iter())
+                .filter(|(outcome, _)| count(*outcome) > 0)
+                .map(|(outcome, word)| format!("{} {word}", count(*outcome)))
+                .collect();
+            let mut text = if said.is_empty() { "no letters\n".to_owned() } else { said.join(", ") + "\n" };
+            for Done { id, error, .. } in done.iter().filter(|done| done.outcome == DoneOutcome::Parked) {
+                text.push_str(&format!("  {id}  {}\n", output::plain(error.as_deref().unwrap_or_default())));
+            }
+            output::print(&text)?;
+        }
+    }
+    Ok(ExitCode::from(u8::from(parked > 0)))
+}

@@ -1,0 +1,117 @@
+//! How long work shows where it is, on standard error: a bar on a terminal, a line now and then elsewhere.
+
+use std::cell::Cell;
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::output::plain;
+
+/// How often a line is written where there is no terminal.
+const LINES: Duration = Duration::from_secs(10);
+
+/// The progress of one command.
+pub(crate) struct Progress {
+    what: &'static str,
+    total: Option<u64>,
+    started: Instant,
+    shown: Shown,
+}
+
+enum Shown {
+    Bar(ProgressBar),
+    Lines { last: Cell<Instant> },
+}
+
+impl Progress {
+    /// Begins; `what` says what is done, such as `copied`. The total may be an estimate.
+    pub(crate) fn start(what: &'static str, total: Option<u64>) -> Self {
+        let started = Instant::now();
+        let shown = if io::stderr().is_terminal() {
+            let template = match total {
+                Some(_) => "{msg} {bar:30} {pos} of {len} · {per_sec} · {eta} left",
+                None => "{msg} {spinner} {pos} · {per_sec} · {elapsed}",
+            };
+            let style = ProgressStyle::with_template(template).expect("the templates are valid");
+            let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new).with_style(style);
+            Shown::Bar(bar.with_message(what))
+        } else {
+            Shown::Lines { last: Cell::new(started) }
+        };
+        Self { what, total, started, shown }
+    }
+
+    /// So many are done.
+    pub(crate) fn at(&self, done: u64) {
+        match &self.shown {
+            Shown::Bar(bar) => {
+                // What is merged meanwhile may come to more than was there at the start.
+                if self.total.is_some_and(|total| done > total) {
+                    bar.set_length(done);
+                }
+                bar.set_position(done);
+            }
+            Shown::Lines { last } => {
+                if last.get().elapsed() >= LINES {
+                    last.set(Instant::now());
+                    note(&line(self.what, done, self.total, self.started.elapsed()));
+                }
+            }
+        }
+    }
+
+    /// Writes something for people beside the bar.
+    pub(crate) fn say(&self, text: &str) {
+        match &self.shown {
+            Shown::Bar(bar) => bar.suspend(|| note(text)),
+            Shown::Lines { .. } => note(text),
+        }
+    }
+
+    /// Writes a part of the answer; false if nobody reads it any more.
+    pub(crate) fn answer(&self, text: &str) -> io::Result<bool> {
+        match &self.shown {
+            Shown::Bar(bar) => bar.suspend(|| super::output::write_part(text)),
+            Shown::Lines { .. } => super::output::write_part(text),
+        }
+    }
+
+    /// The bar goes; the answer follows.
+    pub(crate) fn end(&self) {
+        if let Shown::Bar(bar) = &self.shown {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn note(text: &str) {
+    // Nobody is left to be told that this failed.
+    let _ = writeln!(io::stderr(), "{}", plain(text));
+}
+
+fn line(what: &str, done: u64, total: Option<u64>, elapsed: Duration) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
+    let Some(total) = total.filter(|total| *total >= done && *total > 0) else {
+        return format!("{what} {done}, {rate:.0}/s");
+    };
+    let percent = done.saturating_mul(100) / total;
+    #[expect(clippy::cast_precision_loss, reason = "a time for people")]
+    let left = if rate > 0.0 { (total - done) as f64 / rate } else { 0.0 };
+    format!("{what} {done} of {total} ({percent}%), {rate:.0}/s, {left:.0}s left")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_how_far_it_is_and_how_long_it_takes() {
+        let ten = Duration::from_secs(10);
+
+        assert_eq!(line("copied", 500, Some(2000), ten), "copied 500 of 2000 (25%), 50/s, 30s left");
+        assert_eq!(line("copied", 500, Some(400), ten), "copied 500, 50/s");
+        assert_eq!(line("copied", 0, None, Duration::ZERO), "copied 0, 0/s");
+    }
+}

@@ -1,0 +1,106 @@
+//! Where replayed events come from: lines of a file or of standard input, or a range of a stream.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use anyhow::Context;
+
+use crate::replay::record::Record;
+use crate::source::streams::Range;
+
+/// Longest line that is read; a longer one is no event.
+const MAX_LINE_BYTES: u64 = 64 * 1024 * 1024;
+/// About so many bytes are taken at once.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// Where in the input something stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// For people: `line 7`, `entry 1700-0`.
+    pub(super) name: String,
+    /// Where to go on behind it.
+    pub(super) next: String,
+}
+
+/// One thing that was read: an event, or why it is none.
+pub(super) type Found = (Place, Result<Record, String>);
+
+/// An input, read from its beginning or from where a replay before ended.
+pub(super) enum Input {
+    Lines { reader: BufReader<File>, offset: u64, line: u64 },
+    Stream(Box<Range>),
+}
+
+impl Input {
+    /// Lines of a file.
+    pub(super) fn file(path: &Path) -> anyhow::Result<Self> {
+        let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
+        Ok(Self::lines(file))
+    }
+
+    /// Lines of standard input, which are kept in a temporary file, so that all can be looked at before any is stored.
+    pub(super) fn standard() -> anyhow::Result<Self> {
+        let mut file = tempfile::tempfile().context("cannot make a temporary file")?;
+        std::io::copy(&mut std::io::stdin().lock(), &mut file).context("cannot read standard input")?;
+        file.flush()?;
+        file.rewind()?;
+        Ok(Self::lines(file))
+    }
+
+    fn lines(file: File) -> Self {
+        Self::Lines { reader: BufReader::with_capacity(256 * 1024, file), offset: 0, line: 0 }
+    }
+
+    /// Goes on behind a place: its `next`.
+    pub(super) fn skip_to(&mut self, next: &str) -> anyhow::Result<()> {
+        match self {
+            Self::Stream(range) => range.skip_to(next),
+            Self::Lines { reader, offset, line } => {
+                let (at, lines) = next.split_once(':').context("the position to go on from is none")?;
+                (*offset, *line) = (at.parse()?, lines.parse()?);
+                reader.seek(SeekFrom::Start(*offset))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next events, at most so many; none at the end.
+    pub(super) fn read(&mut self, count: usize) -> anyhow::Result<Vec<Found>> {
+        match self {
+            Self::Stream(range) => {
+                let entries = range.read(count).context("cannot read the stream")?;
+                let found = entries.into_iter().map(|entry| {
+                    let place = Place { name: format!("entry {}", entry.id), next: entry.id };
+                    let (channel, payload) = (entry.channel, entry.payload);
+                    (place, Ok(Record { channel, payload, event_id: entry.event_id, time: entry.time }))
+                });
+                Ok(found.collect())
+            }
+            Self::Lines { reader, offset, line } => {
+                let (mut found, mut bytes) = (Vec::new(), 0);
+                while found.len() < count && bytes < BATCH_BYTES {
+                    let mut text = Vec::new();
+                    let read = reader.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut text)?;
+                    if read == 0 {
+                        break;
+                    }
+                    *offset += read as u64;
+                    let is_cut = read as u64 == MAX_LINE_BYTES && !text.ends_with(b"\n");
+                    if is_cut {
+                        *offset += reader.skip_until(b'\n')? as u64;
+                    }
+                    *line += 1;
+                    bytes += read;
+                    if text.trim_ascii().is_empty() {
+                        continue;
+                    }
+                    let place = Place { name: format!("line {line}"), next: format!("{offset}:{line}") };
+                    let record = if is_cut { Err("it is too long".to_owned()) } else { Record::parse(&text) };
+                    found.push((place, record));
+                }
+                Ok(found)
+            }
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! `replay`: takes events once more, through the worker that runs or into a backend.
+
+mod input;
+mod progress;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde_json::json;
+
+use self::input::{Found, Input, Place};
+use self::progress::Progress;
+use super::output::{self, Output};
+use super::storage::{Access, Storage};
+use super::{Global, UsageError};
+use crate::config::Config;
+use crate::event::decode::Limits;
+use crate::http;
+use crate::http::client::{Client, ClientError};
+use crate::http::handing::Replayed;
+use crate::replay::into::Into as Merging;
+use crate::replay::record::Record;
+use crate::source::fed::Outcome;
+use crate::source::redis_client::RedisClient;
+use crate::source::streams::Range;
+
+/// Most events handed over at once.
+const BATCH: usize = 256;
+/// The time of events that tell none, before the year in which times begin.
+const NO_TIME: i64 = -1;
+/// What a worker answers while storage takes nothing.
+const UNAVAILABLE: u16 = 503;
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Take events once more: through the running worker, or into a backend
+///
+/// What is stored already stays as it is, so a replay may overlap, and may be repeated. Live events go on meanwhile; each
+/// replayed event is confirmed like any other. What is no event becomes a dead letter, or is reported with `--into`.
+#[derive(Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Arguments {
+    /// Files of one JSON object a line: {"channel", "payload" or "payload_base64", "event_id", "time"}; `-` for standard input
+    #[arg(value_name = "FILE", required_unless_present = "stream", conflicts_with = "stream")]
+    file: Option<PathBuf>,
+
+    /// Replay this Redis stream
+    #[arg(long, value_name = "KEY")]
+    stream: Option<String>,
+
+    /// From this entry id or time on
+    #[arg(long, value_name = "ID|TIME", requires = "stream", default_value = "-", allow_hyphen_values = true)]
+    from: String,
+
+    /// Up to this entry id or time, included
+    #[arg(long, value_name = "ID|TIME", requires = "stream", default_value = "+")]
+    to: String,
+
+    /// Merge into this backend of the configuration, instead of the live tree
+    #[arg(long, value_name = "BACKEND")]
+    into: Option<String>,
+
+    /// The time of events that tell none
+    #[arg(long, value_name = "TIME")]
+    at: Option<String>,
+
+    /// At most so many events a second
+    #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+
+    /// Keep the position in this file, and go on from there if it exists
+    #[arg(long, value_name = "FILE")]
+    resume: Option<PathBuf>,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  storage-worker replay --stream evaluation:events --from 2025-01-31T00:00:00Z
+  storage-worker replay --stream evaluation:events --into fresh --resume replay.position
+  storage-worker replay events.jsonl --rate 500
+  storage-worker replay journal/dead-letters.jsonl
+  zcat events.jsonl.gz | storage-worker replay - --at 2025-01-31T12:00:00Z
+
+Exit codes: 0 done, 1 some lines were no events or storage failed, 2 wrong usage or configuration";
+
+/// Replays, and answers with how many.
+pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let loaded = global.load()?;
+    let config = &loaded.config;
+    let at = arguments.at.as_deref().map(http::parse_time).transpose();
+    let at = at.map_err(|error| UsageError(error.replacen("`since`", "`--at`", 1)))?;
+    let limits = Limits { max_payload_bytes: config.worker.max_payload_bytes };
+    let storage = arguments.into.as_ref().map(|name| Storage::named(&loaded, &[name], Access::Write)).transpose()?;
+    let target = match &storage {
+        Some(storage) => Target::Backend(Merging {
+            rows: &config.events,
+            limits,
+            backend: &*storage.first().backend,
+            call_timeout: config.storage.call_timeout,
+        }),
+        None => Target::Worker(worker(config)?),
+    };
+    let mut progress = Progress::load(arguments.resume.as_deref(), &input_name(arguments)?)?;
+    let mut input = open(arguments, config)?;
+    if let Some(next) = progress.next() {
+        input.skip_to(next)?;
+    }
+    if at.is_none() {
+        refuse_without_time(&mut input, config, &limits, progress.next())?;
+    }
+    let rate = arguments.rate.and_then(|rate| usize::try_from(rate).ok());
+    let count = rate.map_or(BATCH, |rate| (rate / 10).clamp(1, BATCH));
+    let began = Instant::now();
+    let mut handed = 0;
+    loop {
+        let found = input.read(count)?;
+        let Some((Place { next, .. }, _)) = found.last() else { break };
+        let next = next.clone();
+        handed += found.len();
+        for (place, outcome) in target.take(found, at)? {
+            progress.count(&place, outcome);
+        }
+        progress.save(next)?;
+        if let Some(rate) = arguments.rate {
+            #[expect(clippy::cast_precision_loss, reason = "the pause is as long to a microsecond")]
+            let due = Duration::from_secs_f64(handed as f64 / f64::from(rate));
+            std::thread::sleep(due.saturating_sub(began.elapsed()));
+        }
+    }
+    answer(global.output, &progress, storage.is_some())
+}
+
+fn answer(format: Output, progress: &Progress, is_into: bool) -> anyhow::Result<ExitCode> {
+    let (stored, refused, unreadable) = progress.counts();
+    match format {
+        Output::Json => output::print_json(&json!({
+            "stored": stored, "refused": refused, "unreadable": unreadable, "dead_letters": if is_into { 0 } else { refused },
+        }))?,
+        Output::Text => {
+            let mut text = format!("{stored} stored");
+            if refused > 0 {
+                text.push_str(&format!(", {refused} {}", if is_into { "refused" } else { "became dead letters" }));
+            }
+            if unreadable > 0 {
+                text.push_str(&format!(", {unreadable} unreadable"));
+            }
+            output::print(&text)?;
+        }
+    }
+    Ok(ExitCode::from(u8::from(unreadable > 0 || is_into && refused > 0)))
+}
+
+/// What became of one thing that was read.
+#[derive(Debug, PartialEq, Eq)]
+enum Fared {
+    Stored,
+    Refused(String),
+    Unreadable(String),
+}
+
+/// Where events go.
+enum Target<'a> {
+    Worker(Client),
+    Backend(Merging<'a>),
+}
+
+impl Target<'_> {
+    fn take(&self, found: Vec<Found>, at: Option<i64>) -> anyhow::Result<Vec<(Place, Fared)>> {
+        let mut fared = Vec::with_capacity(found.len());
+        let (mut records, mut places) = (Vec::new(), Vec::new());
+        for (place, record) in found {
+            match record {
+                Ok(record) => {
+                    records.push(Record { time: record.time.or(at), ..record });
+                    places.push(place);
+                }
+                Err(reason) => fared.push((place, Fared::Unreadable(reason))),
+            }
+        }
+        if records.is_empty() {
+            return Ok(fared);
+        }
+        let mut refused: Vec<Option<String>> = vec![None; records.len()];
+        match self {
+            Self::Backend(merging) => {
+                for (index, reject) in merging.merge(&records, NO_TIME).into_iter().enumerate() {
+                    refused[index] = reject.map(|reject| reject.error);
+                }
+            }
+            Self::Worker(client) => {
+                for (index, outcome) in hand_over(client, &records)?.refused {
+                    if let (Outcome::Refused { error, .. }, Some(place)) = (outcome, refused.get_mut(index)) {
+                        *place = Some(error);
+                    }
+                }
+            }
+        }
+        let of = |refused: Option<String>| refused.map_or(Fared::Stored, Fared::Refused);
+        fared.extend(places.into_iter().zip(refused.into_iter().map(of)));
+        Ok(fared)
+    }
+}
+
+/// Hands events to the worker until they are settled; the same ones again do no harm.
+fn hand_over(client: &Client, records: &[Record]) -> anyhow::Result<Replayed> {
+    let body = records.iter().map(Record::to_line).collect::<Vec<_>>().join("\n");
+    loop {
+        match client.ask("/replay", body.as_bytes()) {
+            Ok(replayed) => return Ok(replayed),
+            Err(ClientError::Refused { status: UNAVAILABLE, detail, .. }) => {
+                tracing::warn!(reason = detail, "the worker did not store events yet, will try again");
+                std::thread::sleep(PAUSE);
+            }
+            Err(error) => return Err(anyhow::Error::new(error).context("the replay has stopped; it may be run again")),
+        }
+    }
+}
+
+fn worker(config: &Config) -> anyhow::Result<Client> {
+    let client = Client::new(config.admin.listen);
+    client.get("/livez").context("no worker runs to replay through; start it, or name a backend with `--into`")?;
+    Ok(client)
+}
+
+fn input_name(arguments: &Arguments) -> anyhow::Result<String> {
+    Ok(match (&arguments.stream, &arguments.file) {
+        (Some(key), _) => format!("stream {key} from {} to {}", arguments.from, arguments.to),
+        (None, Some(path)) if path.as_os_str() != "-" => {
+            let path = path.canonicalize().with_context(|| format!("cannot open `{}`", path.display()))?;
+            format!("file {}", path.display())
+        }
+        (None, _) => "standard input".to_owned(),
+    })
+}
+
+fn open(arguments: &Arguments, config: &Config) -> anyhow::Result<Input> {
+    match (&arguments.stream, &arguments.file) {
+        (Some(key), _) => {
+            let client = RedisClient::new(&config.redis).map_err(|error| UsageError(error.to_string()))?;
+            let (from, to) = (stream_end("--from", &arguments.from)?, stream_end("--to", &arguments.to)?);
+            let connection = client.blocking_connection()?;
+            Ok(Input::Stream(Box::new(Range::new(connection, key, &from, &to, &config.source.streams))))
+        }
+        (None, Some(path)) if path.as_os_str() != "-" => Input::file(path),
+        (None, _) => Input::standard(),
+    }
+}
+
+/// An end of a range as XRANGE takes it: an id as it is, of a time its milliseconds.
+fn stream_end(name: &str, text: &str) -> Result<String, UsageError> {
+    let is_id = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    if text == "+" || is_id {
+        return Ok(text.to_owned());
+    }
+    match http::parse_time(text) {
+        Ok(time) if time >= 0 => Ok((time / 1000).to_string()),
+        _ => Err(UsageError(format!(
+            "`{name}` cannot be `{text}`; give the id of an entry, or a time such as 2025-01-31T12:00:00Z"
+        ))),
+    }
+}
+
+/// Looks at everything before anything is stored: an event without any time needs `--at`.
+fn refuse_without_time(input: &mut Input, config: &Config, limits: &Limits, next: Option<&str>) -> anyhow::Result<()> {
+    if let Input::Stream(_) = input {
+        return Ok(());
+    }
+    let (mut count, mut first) = (0_u64, None);
+    loop {
+        let found = input.read(BATCH)?;
+        if found.is_empty() {
+            break;
+        }
+        for (place, record) in found {
+            let Ok(record) = record else { continue };
+            if Merging::decode(&config.events, limits, &record, NO_TIME).is_ok_and(|event| event.time == NO_TIME) {
+                count += 1;
+                first.get_or_insert(place.name);
+            }
+        }
+    }
+    if let Some(first) = first {
+        let message = format!(
+            "{count} events tell no time, the first in {first}; give them one with `--at`, such as `--at 2025-01-31T12:00:00Z`. Nothing was stored"
+        );
+        bail!(UsageError(message));
+    }
+    input.skip_to(next.unwrap_or("0:0"))
+}

@@ -1,0 +1,239 @@
+//! Compares what two backends hold, and repairs it by merging both ways.
+//!
+//! Both are walked in id order, so that memory is bounded. Bodies are compared by their hashes, which are part of the
+//! registers' ranks, and are not read. Since events are merged meanwhile, what differs is read again until it stands still.
+
+use std::cmp::Ordering;
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde::Serialize;
+use storage_plugin_api::{Backend, Body, Fields, Hash, Reference, Result, State};
+
+use super::copy::{Copied, Place, merge};
+use super::walk::Walk;
+use super::{Patience, get};
+
+/// How often a state that differs is read again, and how long apart.
+const READS: usize = 6;
+const PAUSE: Duration = Duration::from_millis(100);
+/// So many states are read again at once.
+const SUSPECTS: usize = 64;
+
+/// What differs in one evaluation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Difference {
+    pub(crate) id: String,
+    /// Only one of the two has it.
+    pub(crate) only_in: Option<Side>,
+    /// It was still changing when it was read for the last time.
+    pub(crate) changing: bool,
+    /// The registers that differ; none if only one has the evaluation.
+    pub(crate) registers: Vec<RegisterDifference>,
+    /// Both have the same now.
+    pub(crate) repaired: bool,
+}
+
+/// A register that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct RegisterDifference {
+    pub(crate) name: String,
+    /// Only one of the two has it.
+    pub(crate) only_in: Option<Side>,
+}
+
+/// One of two backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Side {
+    A,
+    B,
+}
+
+/// What was compared so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Compared {
+    /// Evaluations that one or both have.
+    pub(crate) compared: u64,
+    pub(crate) different: u64,
+    pub(crate) only_in_a: u64,
+    pub(crate) only_in_b: u64,
+    /// Of the different ones: those that are equal now.
+    pub(crate) repaired: u64,
+}
+
+/// What a comparison is given.
+pub(crate) struct Comparing<'a> {
+    pub(crate) a: &'a dyn Backend,
+    pub(crate) b: &'a dyn Backend,
+    pub(crate) patience: &'a Patience<'a>,
+    /// What differs is merged both ways.
+    pub(crate) repair: bool,
+}
+
+impl Comparing<'_> {
+    /// Compares. `report` is told of progress, and of each difference.
+    ///
+    /// # Errors
+    /// When a backend fails for good or for too long, or `report` does.
+    pub(crate) fn run(&self, report: &mut dyn FnMut(&Compared, Option<&Difference>) -> Result<()>) -> Result<Compared> {
+        let mut walks = [self.a, self.b].map(|backend| Walk::new(backend, self.patience, Place::default()));
+        let (mut a, mut b) = (walks[0].next()?, walks[1].next()?);
+        let mut compared = Compared::default();
+        let mut suspects: Vec<String> = Vec::new();
+        loop {
+            let order = match (&a, &b) {
+                (None, None) => break,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((a, _)), Some((b, _))) => a.cmp(b),
+            };
+            compared.compared += 1;
+            let (left, right) = match order {
+                Ordering::Less => (a.take(), None),
+                Ordering::Greater => (None, b.take()),
+                Ordering::Equal => (a.take(), b.take()),
+            };
+            if a.is_none() && order.is_le() {
+                a = walks[0].next()?;
+            }
+            if b.is_none() && order.is_ge() {
+                b = walks[1].next()?;
+            }
+            let is_incomplete =
+                [&left, &right].iter().any(|side| side.as_ref().is_some_and(|(_, found)| found.incomplete));
+            let digests = [&left, &right].map(|side| side.as_ref().map(|(_, found)| digest(&found.state)));
+            if (digests[0] != digests[1] || is_incomplete)
+                && let Some((id, _)) = left.or(right)
+            {
+                suspects.push(id);
+            }
+            if suspects.len() >= SUSPECTS {
+                self.look_again(&std::mem::take(&mut suspects), &mut compared, report)?;
+            }
+            if compared.compared.is_multiple_of(256) {
+                report(&compared, None)?;
+            }
+        }
+        self.look_again(&suspects, &mut compared, report)?;
+        report(&compared, None)?;
+        Ok(compared)
+    }
+
+    fn look_again(
+        &self,
+        ids: &[String],
+        compared: &mut Compared,
+        report: &mut dyn FnMut(&Compared, Option<&Difference>) -> Result<()>,
+    ) -> Result<()> {
+        let differences = self.still_different(ids.iter().map(String::as_str).collect())?;
+        for mut difference in differences {
+            if self.repair {
+                difference.repaired = self.repaired(&difference.id)?;
+                compared.repaired += u64::from(difference.repaired);
+            }
+            compared.different += 1;
+            match difference.only_in {
+                Some(Side::A) => compared.only_in_a += 1,
+                Some(Side::B) => compared.only_in_b += 1,
+                None => {}
+            }
+            report(compared, Some(&difference))?;
+        }
+        Ok(())
+    }
+
+    /// Of some evaluations those that differ when they are read again; each is read until it stands still.
+    fn still_different(&self, ids: Vec<&str>) -> Result<Vec<Difference>> {
+        let mut moving: Vec<(&str, Option<[Option<Hash>; 2]>)> = ids.into_iter().map(|id| (id, None)).collect();
+        let mut differences = Vec::new();
+        for read in 1..=READS {
+            if moving.is_empty() {
+                break;
+            }
+            if read > 1 {
+                sleep(PAUSE * u32::try_from(read).unwrap_or(1));
+            }
+            let ids: Vec<&str> = moving.iter().map(|(id, _)| *id).collect();
+            let a = get(self.a, self.patience, &ids, Fields::WithoutBodies)?;
+            let b = get(self.b, self.patience, &ids, Fields::WithoutBodies)?;
+            let mut still = Vec::new();
+            for (((id, before), a), b) in moving.into_iter().zip(a).zip(b) {
+                let [a, b] = [a, b].map(|found| found.map(|found| found.state));
+                let digests = [a.as_ref().map(digest), b.as_ref().map(digest)];
+                if digests[0] == digests[1] {
+                    continue;
+                }
+                let stands_still = before == Some(digests);
+                if stands_still || read == READS {
+                    differences.push(difference(id, a.as_ref(), b.as_ref(), !stands_still));
+                } else {
+                    still.push((id, Some(digests)));
+                }
+            }
+            moving = still;
+        }
+        differences.sort_by(|one, other| one.id.cmp(&other.id));
+        Ok(differences)
+    }
+
+    /// Merges an evaluation both ways; true if both have the same then.
+    fn repaired(&self, id: &str) -> Result<bool> {
+        for (from, to) in [(self.a, self.b), (self.b, self.a)] {
+            if let Some(found) = get(from, self.patience, &[id], Fields::Whole)?.pop().flatten() {
+                merge(to, self.patience, &[(id, &found.state)], &mut Copied::default())?;
+            }
+        }
+        Ok(self.still_different(vec![id])?.is_empty())
+    }
+}
+
+/// The digest of a state without what a backend may choose of a body: its text or a reference, and to what place.
+fn digest(state: &State) -> Hash {
+    comparable(state).digest()
+}
+
+fn comparable(state: &State) -> State {
+    let mut state = state.without_bodies();
+    state.map_bodies(|_, body| {
+        let reference = body.as_reference()?;
+        let is_plain = reference.location.is_none() && reference.preview.is_empty();
+        let plain = || Reference { location: None, preview: String::new(), ..reference.clone() };
+        (!is_plain).then(|| Body::reference(plain()))
+    });
+    state
+}
+
+fn difference(id: &str, a: Option<&State>, b: Option<&State>, changing: bool) -> Difference {
+    let (only_in, registers) = match (a, b) {
+        (Some(a), Some(b)) => (None, registers(&comparable(a), &comparable(b))),
+        (Some(_), None) => (Some(Side::A), Vec::new()),
+        (None, _) => (Some(Side::B), Vec::new()),
+    };
+    Difference { id: id.to_owned(), only_in, changing, registers, repaired: false }
+}
+
+/// The registers in which two states differ, by name.
+fn registers(a: &State, b: &State) -> Vec<RegisterDifference> {
+    let difference = |name: &str, only_in| RegisterDifference { name: name.to_owned(), only_in };
+    let mut differences = Vec::new();
+    for register in a.registers() {
+        match b.get(&register.name) {
+            None => differences.push(difference(&register.name, Some(Side::A))),
+            Some(other) => {
+                let alone = |register: &storage_plugin_api::Register| {
+                    let mut state = State::new();
+                    state.set(register.clone());
+                    state.digest()
+                };
+                if alone(register) != alone(other) {
+                    differences.push(difference(&register.name, None));
+                }
+            }
+        }
+    }
+    let only_b = b.registers().iter().filter(|register| a.get(&register.name).is_none());
+    differences.extend(only_b.map(|register| difference(&register.name, Some(Side::B))));
+    differences.sort_by(|one, other| one.name.cmp(&other.name));
+    differences
+}
