@@ -8,23 +8,30 @@ use std::{fs, io};
 use thiserror::Error;
 
 use super::directory::{self, SegmentName};
-use super::frame::{Found, recover};
+use super::frame::{Entry, Found, recover};
 use super::ledger::Position;
 
-/// An entry that was read back.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An entry that was read back, or a place where none could be.
+#[derive(Debug)]
 pub struct Archived {
+    /// Where it is; later ones have greater ones, so a replay that was cut short can go on behind it.
+    pub position: Position,
+    /// The entry. What could not be read back is passed over.
+    pub entry: Result<ArchivedEntry, ArchiveError>,
+}
+
+/// What arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArchivedEntry {
     /// The channel it arrived on.
     pub channel: String,
     /// The message.
     pub payload: Vec<u8>,
     /// When it arrived, in microseconds since 1970.
     pub received_at: i64,
-    /// Where it is; later entries have greater ones, so a replay that was cut short can go on behind it.
-    pub position: Position,
 }
 
-/// What could not be read back. Reading goes on behind it.
+/// What could not be read back.
 #[derive(Debug, Error)]
 pub enum ArchiveError {
     /// A segment, or the directory, cannot be read.
@@ -34,6 +41,12 @@ pub enum ArchiveError {
         path: PathBuf,
         /// What the system said.
         cause: io::Error,
+    },
+    /// It is no journal.
+    #[error("`{path}` holds no segment of a journal; name the directory that `journal.path` is")]
+    NoJournal {
+        /// The directory.
+        path: PathBuf,
     },
     /// A part of a segment is no entry.
     #[error("`{path}` is damaged: {bytes} bytes at {at} are skipped")]
@@ -49,10 +62,10 @@ pub enum ArchiveError {
 
 /// The entries that arrived within a time, oldest segment first: those of the archive, then those that the journal holds.
 ///
-/// What of a segment that is being written to is not whole yet is left out, and no damage.
+/// What is not whole at the end of the last segment is left out, and no damage: it may be being written.
 ///
 /// # Errors
-/// When the directory cannot be read.
+/// When the directory cannot be read, or is no journal.
 pub fn read_archive(path: &Path, received_at: RangeInclusive<i64>) -> Result<Archive, ArchiveError> {
     let mut segments = Vec::new();
     // The journal first: what goes to the archive meanwhile is then seen once or twice, and not missed.
@@ -61,10 +74,13 @@ pub fn read_archive(path: &Path, received_at: RangeInclusive<i64>) -> Result<Arc
         let found = found.map_err(|cause| ArchiveError::Read { path: directory.clone(), cause })?;
         segments.extend(found.into_iter().map(|(name, _)| name));
     }
+    if segments.is_empty() {
+        return Err(ArchiveError::NoJournal { path: path.to_path_buf() });
+    }
     segments.sort_unstable();
     segments.dedup();
     let places = [directory::archive_path(path), path.to_path_buf()];
-    Ok(Archive { places, segments: segments.into(), received_at, entries: VecDeque::new() })
+    Ok(Archive { places, segments: segments.into(), received_at, found: VecDeque::new() })
 }
 
 /// See [`read_archive`].
@@ -74,21 +90,17 @@ pub struct Archive {
     segments: VecDeque<SegmentName>,
     received_at: RangeInclusive<i64>,
     /// What was read of the segment at hand.
-    entries: VecDeque<Result<Archived, ArchiveError>>,
+    found: VecDeque<Archived>,
 }
 
 impl Archive {
     /// Leaves out everything up to an entry, and that entry too.
     pub fn skip_to(&mut self, last: Position) {
         self.segments.retain(|name| name.number >= last.segment);
-        self.entries.clear();
+        self.found.clear();
         if let Some(name) = self.segments.pop_front() {
             self.load(name);
-            let is_later = |found: &Result<Archived, ArchiveError>| match found {
-                Ok(entry) => entry.position > last,
-                Err(_) => true,
-            };
-            self.entries.retain(is_later);
+            self.found.retain(|found| found.position > last);
         }
     }
 
@@ -99,37 +111,40 @@ impl Archive {
         let read = || paths.iter().find_map(|path| fs::read(path).ok().map(|bytes| (path.clone(), bytes)));
         let Some((path, bytes)) = read().or_else(read) else {
             let cause = io::Error::new(io::ErrorKind::NotFound, "it was removed meanwhile, or cannot be read");
-            self.entries.push_back(Err(ArchiveError::Read { path: paths[0].clone(), cause }));
+            let position = Position { segment: name.number, at: 0 };
+            self.found
+                .push_back(Archived { position, entry: Err(ArchiveError::Read { path: paths[0].clone(), cause }) });
             return;
         };
+        let is_last = self.segments.is_empty();
         for found in recover(&bytes, name.salt) {
-            match found {
+            let (at, entry) = match found {
                 Found::Entry { at, entry, .. } if self.received_at.contains(&entry.received_at) => {
-                    self.entries.push_back(Ok(Archived {
-                        channel: entry.channel.to_owned(),
-                        payload: entry.payload.to_vec(),
-                        received_at: entry.received_at,
-                        position: Position { segment: name.number, at: at as u64 },
-                    }));
+                    let Entry { channel, payload, received_at } = entry;
+                    let (channel, payload) = (channel.to_owned(), payload.to_vec());
+                    (at, Ok(ArchivedEntry { channel, payload, received_at }))
                 }
-                Found::Entry { .. } | Found::Damage { is_tail: true, .. } => {}
-                Found::Damage { at, end, is_tail: false } => {
-                    let (at, bytes) = (at as u64, (end - at) as u64);
-                    self.entries.push_back(Err(ArchiveError::Damaged { path: path.clone(), at, bytes }));
+                Found::Entry { .. } => continue,
+                Found::Damage { is_tail, .. } if is_tail && is_last => continue,
+                Found::Damage { at, end, .. } => {
+                    let (path, bytes) = (path.clone(), (end - at) as u64);
+                    (at, Err(ArchiveError::Damaged { path, at: at as u64, bytes }))
                 }
-            }
+            };
+            let position = Position { segment: name.number, at: at as u64 };
+            self.found.push_back(Archived { position, entry });
         }
     }
 }
 
 impl Iterator for Archive {
-    type Item = Result<Archived, ArchiveError>;
+    type Item = Archived;
 
-    fn next(&mut self) -> Option<Self::Item> {
-        while self.entries.is_empty() {
+    fn next(&mut self) -> Option<Archived> {
+        while self.found.is_empty() {
             let name = self.segments.pop_front()?;
             self.load(name);
         }
-        self.entries.pop_front()
+        self.found.pop_front()
     }
 }

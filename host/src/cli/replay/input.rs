@@ -1,4 +1,4 @@
-//! Where replayed events come from: lines of a file or of standard input, or a range of a stream.
+//! Where replayed events come from: lines of a file or of standard input, a range of a stream, or a journal.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -6,6 +6,8 @@ use std::path::Path;
 
 use anyhow::Context;
 
+use crate::journal::Position;
+use crate::journal::archive::{Archive, Archived};
 use crate::replay::record::Record;
 use crate::source::streams::Range;
 
@@ -17,7 +19,7 @@ const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Where in the input something stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    /// For people: `line 7`, `entry 1700-0`.
+    /// For people: `line 7`, `entry 1700-0`, `segment 12 at 345`.
     pub(super) name: String,
     /// Where to go on behind it.
     pub(super) next: String,
@@ -30,6 +32,7 @@ pub(super) type Found = (Place, Result<Record, String>);
 pub(super) enum Input {
     Lines { reader: BufReader<File>, offset: u64, line: u64 },
     Stream(Box<Range>),
+    Journal(Box<Archive>),
 }
 
 impl Input {
@@ -56,6 +59,10 @@ impl Input {
     pub(super) fn skip_to(&mut self, next: &str) -> anyhow::Result<()> {
         match self {
             Self::Stream(range) => range.skip_to(next),
+            Self::Journal(archive) => {
+                let (segment, at) = next.split_once(':').context("the position to go on from is none")?;
+                archive.skip_to(Position { segment: segment.parse()?, at: at.parse()? });
+            }
             Self::Lines { reader, offset, line } => {
                 let (at, lines) = next.split_once(':').context("the position to go on from is none")?;
                 (*offset, *line) = (at.parse()?, lines.parse()?);
@@ -76,6 +83,25 @@ impl Input {
                     (place, Ok(Record { channel, payload, event_id: entry.event_id, time: entry.time }))
                 });
                 Ok(found.collect())
+            }
+            Self::Journal(archive) => {
+                let (mut found, mut bytes) = (Vec::new(), 0);
+                while found.len() < count
+                    && bytes < BATCH_BYTES
+                    && let Some(Archived { position: Position { segment, at }, entry }) = archive.next()
+                {
+                    let place = Place { name: format!("segment {segment} at {at}"), next: format!("{segment}:{at}") };
+                    bytes += entry.as_ref().map_or(0, |entry| entry.payload.len());
+                    let record = entry.map(|entry| Record {
+                        channel: entry.channel,
+                        payload: entry.payload,
+                        event_id: None,
+                        // What counts for an event that tells none itself, as it did when it arrived.
+                        time: Some(entry.received_at),
+                    });
+                    found.push((place, record.map_err(|error| error.to_string())));
+                }
+                Ok(found)
             }
             Self::Lines { reader, offset, line } => {
                 let (mut found, mut bytes) = (Vec::new(), 0);

@@ -3,7 +3,7 @@
 mod input;
 mod progress;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use crate::event::decode::Limits;
 use crate::http;
 use crate::http::client::{Client, ClientError};
 use crate::http::handing::Replayed;
+use crate::journal::archive::read_archive;
 use crate::replay::into::Into as Merging;
 use crate::replay::record::Record;
 use crate::source::fed::Outcome;
@@ -44,20 +45,24 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Arguments {
     /// Files of one JSON object a line: {"channel", "payload" or "payload_base64", "event_id", "time"}; `-` for standard input
-    #[arg(value_name = "FILE", required_unless_present = "stream", conflicts_with = "stream")]
+    #[arg(value_name = "FILE", required_unless_present_any = ["stream", "journal"], conflicts_with_all = ["stream", "journal"])]
     file: Option<PathBuf>,
 
     /// Replay this Redis stream
     #[arg(long, value_name = "KEY")]
     stream: Option<String>,
 
-    /// From this entry id or time on
-    #[arg(long, value_name = "ID|TIME", requires = "stream", default_value = "-", allow_hyphen_values = true)]
-    from: String,
+    /// Replay what arrived by pub/sub, from the directory of a journal: its archive, and what it still holds
+    #[arg(long, value_name = "DIR", conflicts_with = "stream")]
+    journal: Option<PathBuf>,
 
-    /// Up to this entry id or time, included
-    #[arg(long, value_name = "ID|TIME", requires = "stream", default_value = "+")]
-    to: String,
+    /// From this time on; of a stream, or from this entry id on
+    #[arg(long, value_name = "ID|TIME", conflicts_with = "file", allow_hyphen_values = true)]
+    from: Option<String>,
+
+    /// Up to this time, included; of a stream, or up to this entry id
+    #[arg(long, value_name = "ID|TIME", conflicts_with = "file")]
+    to: Option<String>,
 
     /// Merge into this backend of the configuration, instead of the live tree
     #[arg(long, value_name = "BACKEND")]
@@ -80,6 +85,7 @@ const AFTER_HELP: &str = "\
 Examples:
   storage-worker replay --stream evaluation:events --from 2025-01-31T00:00:00Z
   storage-worker replay --stream evaluation:events --into fresh --resume replay.position
+  storage-worker replay --journal journal --from 2025-01-31T00:00:00Z --into fresh
   storage-worker replay events.jsonl --rate 500
   storage-worker replay journal/dead-letters.jsonl
   zcat events.jsonl.gz | storage-worker replay - --at 2025-01-31T12:00:00Z
@@ -90,8 +96,7 @@ Exit codes: 0 done, 1 some lines were no events or storage failed, 2 wrong usage
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let loaded = global.load()?;
     let config = &loaded.config;
-    let at = arguments.at.as_deref().map(http::parse_time).transpose();
-    let at = at.map_err(|error| UsageError(error.replacen("`since`", "`--at`", 1)))?;
+    let at = time("--at", arguments.at.as_deref())?;
     let limits = Limits { max_payload_bytes: config.worker.max_payload_bytes };
     let storage = arguments.into.as_ref().map(|name| Storage::named(&loaded, &[name], Access::Write)).transpose()?;
     let target = match &storage {
@@ -226,27 +231,42 @@ fn worker(config: &Config) -> anyhow::Result<Client> {
 }
 
 fn input_name(arguments: &Arguments) -> anyhow::Result<String> {
-    Ok(match (&arguments.stream, &arguments.file) {
-        (Some(key), _) => format!("stream {key} from {} to {}", arguments.from, arguments.to),
-        (None, Some(path)) if path.as_os_str() != "-" => {
-            let path = path.canonicalize().with_context(|| format!("cannot open `{}`", path.display()))?;
-            format!("file {}", path.display())
-        }
-        (None, _) => "standard input".to_owned(),
+    let canonical = |path: &Path| path.canonicalize().with_context(|| format!("cannot open `{}`", path.display()));
+    let range = || {
+        let [from, to] = [&arguments.from, &arguments.to].map(Option::as_deref);
+        format!("from {} to {}", from.unwrap_or("-"), to.unwrap_or("+"))
+    };
+    Ok(match (&arguments.stream, &arguments.journal, &arguments.file) {
+        (Some(key), _, _) => format!("stream {key} {}", range()),
+        (None, Some(path), _) => format!("journal {} {}", canonical(path)?.display(), range()),
+        (None, None, Some(path)) if path.as_os_str() != "-" => format!("file {}", canonical(path)?.display()),
+        (None, None, _) => "standard input".to_owned(),
     })
 }
 
 fn open(arguments: &Arguments, config: &Config) -> anyhow::Result<Input> {
-    match (&arguments.stream, &arguments.file) {
-        (Some(key), _) => {
+    match (&arguments.stream, &arguments.journal, &arguments.file) {
+        (Some(key), _, _) => {
             let client = RedisClient::new(&config.redis).map_err(|error| UsageError(error.to_string()))?;
-            let (from, to) = (stream_end("--from", &arguments.from)?, stream_end("--to", &arguments.to)?);
+            let from = stream_end("--from", arguments.from.as_deref().unwrap_or("-"))?;
+            let to = stream_end("--to", arguments.to.as_deref().unwrap_or("+"))?;
             let connection = client.blocking_connection()?;
             Ok(Input::Stream(Box::new(Range::new(connection, key, &from, &to, &config.source.streams))))
         }
-        (None, Some(path)) if path.as_os_str() != "-" => Input::file(path),
-        (None, _) => Input::standard(),
+        (None, Some(path), _) => {
+            let from = time("--from", arguments.from.as_deref())?.unwrap_or(i64::MIN);
+            let to = time("--to", arguments.to.as_deref())?.unwrap_or(i64::MAX);
+            Ok(Input::Journal(Box::new(read_archive(path, from..=to)?)))
+        }
+        (None, None, Some(path)) if path.as_os_str() != "-" => Input::file(path),
+        (None, None, _) => Input::standard(),
     }
+}
+
+/// An end of a range of times.
+fn time(name: &str, text: Option<&str>) -> Result<Option<i64>, UsageError> {
+    let parsed = text.map(http::parse_time).transpose();
+    parsed.map_err(|error| UsageError(error.replacen("`since`", &format!("`{name}`"), 1)))
 }
 
 /// An end of a range as XRANGE takes it: an id as it is, of a time its milliseconds.
@@ -265,7 +285,7 @@ fn stream_end(name: &str, text: &str) -> Result<String, UsageError> {
 
 /// Looks at everything before anything is stored: an event without any time needs `--at`.
 fn refuse_without_time(input: &mut Input, config: &Config, limits: &Limits, next: Option<&str>) -> anyhow::Result<()> {
-    if let Input::Stream(_) = input {
+    if let Input::Stream(_) | Input::Journal(_) = input {
         return Ok(());
     }
     let (mut count, mut first) = (0_u64, None);
