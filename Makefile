@@ -26,9 +26,10 @@ test: setup ## Run all tests
 	cargo test --workspace
 	CARGO_PROFILE_DEV_DEBUG=false cargo test --manifest-path examples/sqlite/Cargo.toml --locked --target-dir target/variants
 
-soak: setup ## Run the long variants of tests: 300 reloads under load (some minutes)
+soak: setup ## Run the long variants of tests: 300 reloads under load, outages and kills with a journal (some minutes)
 	cargo build --workspace
 	RELOADS=300 cargo test -p storage-worker-tests --test system many_changes -- --nocapture
+	OUTAGE_SECONDS=20 cargo test -p storage-worker-tests --test system journal:: -- --nocapture
 
 bench: ## Measure against the budgets (release build, some minutes); BENCH="--help" names the rows
 	@scripts/setup.sh cargo cc redis-server

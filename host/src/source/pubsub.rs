@@ -41,7 +41,8 @@ const AFTERMATH: Duration = Duration::from_secs(10);
 /// bounded by what one turn of the driver reads, and the rest stays with Redis.
 #[derive(Debug)]
 pub struct PubSub {
-    runtime: Runtime,
+    /// There until this is dropped.
+    runtime: Option<Runtime>,
     client: RedisClient,
     channels: HashMap<Box<[u8]>, Arc<str>>,
     subscription: Option<Subscription>,
@@ -91,13 +92,25 @@ impl PubSub {
         let channels = channels.into_iter().map(|channel| (channel.as_bytes().into(), Arc::from(&*channel))).collect();
         let (pauses, shared) = (client.pauses(), Arc::default());
         let (tasks, away) = (tasks.clone(), Away::default());
-        Ok(Self { runtime, client, channels, subscription: None, pauses, shared, tasks, away, ended: false })
+        Ok(Self {
+            runtime: Some(runtime),
+            client,
+            channels,
+            subscription: None,
+            pauses,
+            shared,
+            tasks,
+            away,
+            ended: false,
+        })
     }
 }
 
 impl Drop for PubSub {
     /// Who reads it has panicked: nobody will subscribe again, and health must say so.
     fn drop(&mut self) {
+        // Waits for nothing, so that a start that fails may drop it where waiting is not allowed.
+        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
         if std::thread::panicking() {
             self.shared.standing.lost("the thread that reads it has panicked; restart the worker");
         }
@@ -125,7 +138,8 @@ impl Source for PubSub {
         };
         if !self.ended {
             // Unconstrained: the turn of the driver must not come before its queue is empty.
-            self.ended = self.runtime.block_on(unconstrained(reading.fill(&mut batch)));
+            let runtime = self.runtime.as_ref().expect("it is there until this is dropped");
+            self.ended = runtime.block_on(unconstrained(reading.fill(&mut batch)));
             self.away.since = Some(Instant::now());
             self.shared.received.fetch_add(batch.received, Ordering::Relaxed);
             if batch.received > 0 {

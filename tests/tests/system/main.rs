@@ -5,6 +5,7 @@ mod bad_input;
 mod composite;
 mod durability;
 mod flow;
+mod journal;
 mod kept_whole;
 mod kill;
 mod kit;

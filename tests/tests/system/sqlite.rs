@@ -137,7 +137,9 @@ fn two_workers_share_one_database() {
     let redis = RedisServer::start();
     let built = tempfile::tempdir().expect("make a temporary directory");
     let setup = by_path(&redis, built.path());
-    let (one, other) = (setup.start(), setup.start());
+    let one = setup.start();
+    let setup = setup.set("journal.path", "journal-of-the-other");
+    let other = setup.start();
     let confirmations = Confirmations::listen(&redis);
     let mut generator = Generator::new(12);
     let (events, mixed) = generated(&mut generator);
