@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use object::{Object, ObjectSection};
+use object::{Architecture, Object, ObjectSection};
 use sha2::{Digest, Sha256};
 use storage_plugin_api::manifest::{
     ABI_C, ABI_RUST, API_VERSION, DOCUMENTS, MAGIC, Manifest, SECTION, SECTION_MACHO, TARGET,
@@ -104,7 +104,22 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Manifest, ManifestError> {
     if manifest.magic != MAGIC {
         return Err(ManifestError::Malformed(format!("`magic` is `{}`", manifest.magic)));
     }
+    check_processor(&manifest, file.architecture())?;
     Ok(manifest)
+}
+
+/// The loader of the system says of a library of another processor that there is no such file.
+fn check_processor(manifest: &Manifest, found: Architecture) -> Result<(), ManifestError> {
+    let said = match manifest.target.split('-').next() {
+        Some("x86_64") => Architecture::X86_64,
+        Some("aarch64") => Architecture::Aarch64,
+        _ => return Ok(()),
+    };
+    if found != said {
+        let reason = format!("its head is for {found:?}, its manifest for {}", manifest.target);
+        return Err(ManifestError::NotALibrary { reason });
+    }
+    Ok(())
 }
 
 /// A library that lost its end would be mapped, and then crash the worker where it reads what is missing.

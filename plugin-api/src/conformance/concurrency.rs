@@ -1,7 +1,7 @@
 //! The family *concurrency*: what calls at the same time do to each other. `durability.rs` has several processes.
 
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::backend::{Answer, Backend, Delete, Deleted, Outcome};
 use crate::model::state::State;
@@ -123,9 +123,12 @@ fn different_ids(trial: &Trial<'_>) -> Result<(), Unmet> {
 /// Moves an evaluation away while it is merged into, as a layer empties its fallback: what was read and then deleted by
 /// its digest, and what is left, is everything.
 fn delete_by_digest(trial: &Trial<'_>) -> Result<(), Unmet> {
-    const EVENTS: usize = 60;
+    // A busy machine may hardly run the other thread, so there is a least number of moves too.
+    const EVENTS: std::ops::Range<usize> = 60..600;
+    const MOVES: usize = 20;
     let opened = trial.open()?;
-    let (backend, id, is_merged) = (&*opened, trial.id(), AtomicBool::new(false));
+    let (backend, id) = (&*opened, trial.id());
+    let (is_merged, moves) = (AtomicBool::new(false), AtomicUsize::new(0));
     let move_away = || {
         let mut moved = State::new();
         while !is_merged.load(Ordering::Relaxed) {
@@ -133,21 +136,29 @@ fn delete_by_digest(trial: &Trial<'_>) -> Result<(), Unmet> {
             let item = Delete { id: &id, digest: Some(&found.state.digest()) };
             if call_ok("delete", backend.delete(&call(), &[item]))? == [Deleted::Deleted] {
                 moved.merge(&found.state);
+                moves.fetch_add(1, Ordering::Relaxed);
             }
         }
         Ok(moved)
     };
     let (merged, moved) = std::thread::scope(|scope| {
         let moving = scope.spawn(move_away);
-        let merged = (0..EVENTS).try_for_each(|step| merge_one(backend, &id, &event(0, step)).map(drop));
+        let is_enough = |count| count >= EVENTS.start && moves.load(Ordering::Relaxed) >= MOVES;
+        let mut merged = Ok(0);
+        while let Ok(count) = merged
+            && count < EVENTS.end
+            && !is_enough(count)
+        {
+            merged = merge_one(backend, &id, &event(0, count)).map(|_| count + 1);
+        }
         is_merged.store(true, Ordering::Relaxed);
         (merged, moving.join())
     });
-    merged?;
+    let events = merged?;
     let mut all = moved.unwrap_or_else(|_| failed("an answer", "a panic"))?;
     if let Some(left) = get(backend, &[&id])?.remove(0) {
         all.merge(&left.state);
     }
-    let expected = joined(&(0..EVENTS).map(|step| event(0, step)).collect::<Vec<_>>());
+    let expected = joined(&(0..events).map(|step| event(0, step)).collect::<Vec<_>>());
     expect_same(&id, Some(&expected), Some(&all))
 }

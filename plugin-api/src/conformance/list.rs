@@ -105,9 +105,27 @@ fn in_id_order(trial: &Trial<'_>) -> Result<(), Unmet> {
         expect_list(trial, &*backend, &trial.query(limit), &expected)?;
     }
     two_at_a_time(trial, &*backend, &expected)?;
+    more_than_a_read(trial, &*backend, &stored)?;
     let query = Query { fields: Fields::WithoutBodies, ..trial.query(50) };
     let (id, found) = trial.walk(&*backend, &query)?.remove(0);
     expect_same(&id, Some(&stored[&id].without_bodies()), Some(&found.state))
+}
+
+/// A page may be larger than what a store reads at once.
+fn more_than_a_read(trial: &Trial<'_>, backend: &dyn Backend, stored: &BTreeMap<String, State>) -> Result<(), Unmet> {
+    let many = trial.ids(700);
+    let state = begun(0, Status::Queued, &trial.prefix);
+    merge(backend, &many.iter().map(|id| (&**id, &state)).collect::<Vec<_>>())?;
+    let expected: BTreeSet<&String> = many.iter().chain(stored.keys()).collect();
+    for limit in [600, 1000] {
+        let found = trial.walk(backend, &trial.query(limit))?;
+        let is_same = found.iter().map(|(id, _)| id).eq(expected.iter().copied());
+        expect(is_same, &format!("{} states once, in pages of {limit}", expected.len()), || {
+            let ids: Vec<_> = found.iter().map(|(id, _)| id).collect();
+            format!("{} states: {}", ids.len(), short(&format!("{ids:?}")))
+        })?;
+    }
+    Ok(())
 }
 
 /// Lists of two readers, a page of the one and then one of the other, must not disturb each other.

@@ -48,6 +48,8 @@ pub(crate) enum Rule {
     UntilInclusive,
     /// A page of one is the last.
     PagesOfOne,
+    /// A page ends where one read of the store ends, as if that were the end of the list.
+    OneRead,
     /// Ids are sorted as people would.
     FriendlyOrder,
     /// The next page is that of the list that was read last.

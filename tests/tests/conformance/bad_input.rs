@@ -64,7 +64,7 @@ fn a_library_of_another_processor_than_its_manifest_says() {
 
     let answer = kit.run(&[path.to_str().expect("temporary paths are Unicode")]);
 
-    assert!(answer.stderr.contains("the system cannot load it"), "{}", answer.stderr);
+    assert!(answer.stderr.contains("its head is for S390x, its manifest for"), "{}", answer.stderr);
     assert_eq!((answer.code, &*answer.stdout), (2, ""));
 }
 

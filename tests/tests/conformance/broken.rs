@@ -42,6 +42,7 @@ broken! {
     bodies_always => "read.without_bodies",
     until_inclusive => "list.filters",
     pages_of_one => "list.by_id",
+    one_read => "list.by_id",
     friendly_order => "list.by_id",
     one_cursor => "list.by_id",
     stale_index => "list.filters",

@@ -125,13 +125,15 @@ fn a_log_torn_at_any_byte_gives_what_is_before_it() {
     }
     let bytes = std::fs::read(&file).expect("a log");
 
+    // A damaged log leaves a copy beside it.
+    let beside = tempfile::tempdir().expect("a temporary directory");
+    let torn = beside.path().join("torn.log");
     for length in 0..=bytes.len() {
         let whole = lengths.iter().filter(|end| **end <= length as u64).count().saturating_sub(1);
         // Cut there, or with what stood in the file before it was used again.
         for rest in [&[][..], &[0xab; 300], &[0; 300], &bytes[HEADER_BYTES..]] {
-            let torn = tempfile::NamedTempFile::new().expect("a file");
-            std::fs::write(torn.path(), [&bytes[..length], rest].concat()).expect("written");
-            let segment = OldSegment { path: torn.path().to_owned(), number: 1, end: 0 };
+            std::fs::write(&torn, [&bytes[..length], rest].concat()).expect("written");
+            let segment = OldSegment { path: torn.clone(), number: 1, end: 0 };
             let mut entries = 0;
             let read = replay(&segment, |_| {
                 entries += 1;
