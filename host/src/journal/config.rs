@@ -64,9 +64,11 @@ impl Mode {
     #[must_use]
     pub fn promise(self) -> &'static str {
         match self {
-            Self::Always => "what arrived is kept on disk until it is stored",
+            Self::Always => {
+                "what arrived is on disk until it is stored: a kill loses none of it, the end of the machine at most what came within `journal.sync_interval`"
+            }
             Self::Spill => {
-                "kept on disk only while storage falls behind: a kill loses what is in memory, up to `worker.queue_events`"
+                "on disk only while storage falls behind: a kill loses what is in memory, up to `worker.queue_events` and 4096 more"
             }
             Self::Off => "a kill loses what arrived and is not stored; an outage of storage stops the reading",
         }

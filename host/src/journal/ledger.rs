@@ -19,8 +19,9 @@ pub struct Position {
 /// The segments that are not done.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    /// In the order of their numbers; new entries go to the last one.
+    /// In the order of their numbers; new entries go to the last one, unless it is closed.
     segments: VecDeque<Segment>,
+    closed: bool,
     /// Segments that are done, and still on disk.
     done: Vec<(SegmentName, u64)>,
     /// Something was settled since [`Ledger::settled`] was called.
@@ -65,7 +66,14 @@ impl Ledger {
         let handed_to = settled_to.min(length);
         let segment = Segment { name, length, entries: 0, handed_to, next_received_at: 0, out: VecDeque::new() };
         self.segments.push_back(segment);
+        self.closed = false;
         self.changed = true;
+        self.sweep();
+    }
+
+    /// Notes that nothing more will be written to the last segment.
+    pub(crate) fn close_last(&mut self) {
+        self.closed = true;
         self.sweep();
     }
 
@@ -144,9 +152,9 @@ impl Ledger {
         self.sweep();
     }
 
-    /// Moves segments that are done to those that may go; the last one stays, since it is written to.
+    /// Moves segments that are done to those that may go; the last one stays while it is written to.
     fn sweep(&mut self) {
-        let last = self.segments.back().map(|segment| segment.name.number);
+        let last = self.segments.back().filter(|_| !self.closed).map(|segment| segment.name.number);
         let Self { segments, done, changed, .. } = self;
         if segments.iter().any(|segment| segment.is_done() && Some(segment.name.number) != last) {
             segments.retain(|segment| {
@@ -279,6 +287,23 @@ mod tests {
 
         assert!(ledger.is_settled() && ledger.done().is_empty());
         assert_eq!(ledger.settled(), Some(vec![(1, 10)]));
+    }
+
+    #[test]
+    fn the_last_segment_goes_too_once_nothing_more_is_written_to_it() {
+        let mut ledger = Ledger::default();
+        ledger.add(name(1), 0, 0);
+        ledger.wrote(10, 1, 100);
+        ledger.hand_over(at(1, 0), 10, 100);
+        ledger.close_last();
+        assert!(ledger.done().is_empty(), "it holds an entry that is not settled");
+
+        ledger.settle([at(1, 0)].into_iter());
+
+        assert_eq!((ledger.done(), ledger.settled()), (vec![(name(1), 10)], Some(vec![])));
+        ledger.add(name(2), 0, 0);
+        ledger.settle([].into_iter());
+        assert_eq!(ledger.done(), [(name(1), 10)], "the next one is written to again");
     }
 
     #[test]

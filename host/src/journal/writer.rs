@@ -76,8 +76,8 @@ impl Writer {
         }
     }
 
-    /// Writes entries, however long it takes.
-    fn put(&mut self, entries: Vec<Recorded>, bytes: u64) {
+    /// Writes entries, however long it takes; in halves where the disk has no room for all of them at once.
+    fn put(&mut self, mut entries: Vec<Recorded>, bytes: u64) {
         while let Err(held) = self.write(&entries, bytes) {
             self.tell(&held);
             let mut state = self.journal.lock();
@@ -86,6 +86,15 @@ impl Writer {
                 let count = entries.len();
                 entries.into_iter().for_each(|entry| state.wait_in_memory(entry));
                 error!(count, "what arrived last could not be written to the journal, a kill now loses it");
+                return;
+            }
+            if entries.len() > 1 && matches!(held, Held::Failed(_)) {
+                drop(state);
+                let rest = entries.split_off(entries.len() / 2);
+                for half in [entries, rest] {
+                    let bytes = half.iter().map(frame_bytes).sum();
+                    self.put(half, bytes);
+                }
                 return;
             }
             drop(self.journal.freed.wait_timeout(state, RETRY_AFTER).unwrap_or_else(PoisonError::into_inner));
@@ -135,6 +144,7 @@ impl Writer {
         };
         drop(state);
         if begins {
+            self.close_tail();
             self.begin_segment().map_err(Held::Failed)?;
         }
         let Some(tail) = self.tail.as_mut().filter(|_| !is_full) else { return Err(Held::Full) };
@@ -145,17 +155,30 @@ impl Writer {
             frame::push(&mut self.bytes, tail.name.salt, &Entry { channel, payload, received_at: *received_at });
         }
         let written = tail.file.write_all_at(&self.bytes, tail.length);
-        if written.is_err() && tail.file.set_len(tail.length).is_err() {
-            self.tail = None;
+        if written.is_err() {
+            let is_cut = tail.file.set_len(tail.length).is_ok();
+            // On a full disk it is what was written before that makes room, once it is settled.
+            if !is_cut || tail.length > 0 {
+                self.close_tail();
+            }
         }
         written.map_err(Held::Failed)
+    }
+
+    /// Lets the segment go that is written to, once it is settled.
+    fn close_tail(&mut self) {
+        self.tail = None;
+        let mut state = self.journal.lock();
+        state.ledger.close_last();
+        self.journal.tell_keeper(&state);
     }
 
     /// Begins another segment.
     pub(super) fn begin_segment(&mut self) -> io::Result<()> {
         let name = SegmentName::after(self.last);
-        let file = Arc::new(self.journal.directory.create(name)?);
+        // No number is used twice, not even that of a segment of which the name was made and nothing more.
         self.last = name.number;
+        let file = Arc::new(self.journal.directory.create(name)?);
         let mut state = self.journal.lock();
         state.abandoned = false;
         state.ledger.add(name, 0, 0);

@@ -13,6 +13,7 @@ mod bare_stream_loop;
 mod drive;
 mod footprint;
 mod growth;
+mod journal;
 mod latency;
 mod options;
 mod plugin_call;
@@ -79,6 +80,7 @@ fn measure(options: &Options) {
         ("memory", &|| through(Feed::PubSub, Store::Memory, 0.6, 0.8)),
         ("streams", &|| through(Feed::Stream, Store::Memory, 0.6, 0.8)),
         ("file", &|| through(Feed::PubSub, Store::File, 1.0, 1.5)),
+        ("journal", &|| journal::measure(options)),
         ("plugin-call", &|| plugin_call::measure(options)),
         ("latency", &|| latency::measure(options)),
         ("idle", &|| footprint::measure_idle(options)),

@@ -43,6 +43,12 @@ impl Side {
         Self::Worker { worker: Box::new(setup.start()), setup }
     }
 
+    /// Starts the worker with an empty backend and its journal in this mode, and waits until it is ready.
+    pub(crate) fn worker_with_journal(redis: &RedisServer, store: Store, mode: &str) -> Self {
+        let setup = setup(redis, store).set("journal.mode", mode);
+        Self::Worker { worker: Box::new(setup.start()), setup }
+    }
+
     /// Starts the worker on an empty stream, and waits until it is ready.
     pub(crate) fn worker_on_stream(redis: &RedisServer, store: Store) -> Self {
         delete_stream(redis);

@@ -15,9 +15,9 @@ const WARM_UP: u64 = 3000;
 
 /// What runs of one side gave.
 #[derive(Default)]
-struct Runs {
-    per_second: Vec<f64>,
-    cpu_ms_per_1000: Vec<f64>,
+pub(crate) struct Runs {
+    pub(crate) per_second: Vec<f64>,
+    pub(crate) cpu_ms_per_1000: Vec<f64>,
 }
 
 /// What is measured.
@@ -88,7 +88,15 @@ pub(crate) fn measure(options: &Options, path: Path) {
     }
 }
 
-fn run(redis: &RedisServer, feed: Feed, side: Side, kind: Kind, events: u64, runs: &mut Runs) -> Box<dyn Any> {
+/// One run of one side, which is ended. Gives what it stored, as [`Side::end`] does.
+pub(crate) fn run(
+    redis: &RedisServer,
+    feed: Feed,
+    side: Side,
+    kind: Kind,
+    events: u64,
+    runs: &mut Runs,
+) -> Box<dyn Any> {
     let mut driver = Driver::connect(redis, feed);
     driver.saturate(Traffic { kind, first: 0 }, WARM_UP);
     let cpu = side.cpu();

@@ -71,6 +71,7 @@ fn evaluations_are_read_through_the_worker_and_without_one() {
     let explained = text(&run(&setup, &["explain", "--running", "--set", &listen]));
     assert!(explained.starts_with("main (file "), "{explained}");
     assert!(explained.contains("Guarantee: durable."), "{explained}");
+    assert!(explained.contains("Pub/sub: journal always: "), "{explained}");
 
     // Without a worker's address the command opens the files itself, and finds that they are in use.
     let refused = run(&setup, &["get", "e-7", "--set", "storage.open_timeout=1s"]);

@@ -1,5 +1,8 @@
 //! A journal that holds as much as it may: the worker says so, reads nothing, and goes on by itself.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
@@ -105,4 +108,61 @@ fn a_subscription_that_redis_ends_meanwhile_is_explained_and_the_gap_is_counted(
     eventually(SOON, "what comes now to be confirmed", || confirmations.count() > before.min(110));
     let kept: Vec<_> = (0..90).map(|number| (format!("e-{number}"), format!("e-{number}"))).collect();
     assert_stored(&worker, &kept.into_iter().collect());
+}
+
+/// A disk of a megabyte, unmounted when dropped; none where this user may not mount.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: PathBuf) -> Option<Self> {
+        std::fs::create_dir_all(&at).expect("make a directory");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&at).stderr(Stdio::null());
+        mount.status().is_ok_and(|status| status.success()).then_some(Self(at))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a worker that is being killed may still have files open there.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_waited_out_and_what_is_settled_makes_room() {
+    let redis = RedisServer::start();
+    let setup = setup(&redis);
+    let Some(disk) = SmallDisk::mount(setup.path("small-disk")) else {
+        eprintln!("not run: a disk that is full needs the right to mount one");
+        return;
+    };
+    let setup = setup.set("journal.path", disk.0.join("journal").display().to_string());
+    take_storage_away(&setup);
+    let worker = setup.start_unready();
+    wait_until_subscribed(&redis, &worker);
+    let confirmations = Confirmations::listen(&redis);
+
+    Publisher::new(&redis).publish(&events(0..300, 10_000));
+    let problem = wait_until_full(&worker);
+
+    assert!(problem.contains("cannot write") && problem.contains("make room"), "{problem}");
+    assert_eq!(worker.http().get("/readyz").status, 503);
+    let kept = entries(&worker);
+    worker.kill();
+    let worker = setup.start_unready();
+    give_storage_back(&setup);
+    // What Redis had not handed over when the worker was killed, it has forgotten.
+    confirmations.wait_for(usize::try_from(kept).expect("few"), SOON);
+    eventually(SOON, "the worker to be ready", || worker.is_ready() && entries(&worker) == 0);
+    take_storage_away(&setup);
+    wait_until_subscribed(&redis, &worker);
+    Publisher::new(&redis).publish(&events(300..600, 10_000));
+    wait_until_full(&worker);
+    give_storage_back(&setup);
+    let last: BTreeSet<_> = (300..600).map(|number| (format!("e-{number}"), format!("e-{number}"))).collect();
+    eventually(SOON, "all of it to be confirmed", || last.is_subset(&confirmations.events()));
+    assert_stored(&worker, &confirmations.events());
+    assert!(setup.dead_letters().is_empty());
+    drop((worker.kill(), disk));
 }

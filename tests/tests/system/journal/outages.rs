@@ -138,3 +138,18 @@ fn a_second_worker_is_refused_the_journal_of_the_first() {
     assert!(said.contains(&format!("in use by another worker (process {})", first.id())), "{said}");
     assert!(said.contains("journal.path"), "{said}");
 }
+
+#[test]
+fn explain_says_what_a_kill_loses() {
+    for (mode, loses) in
+        [("always", "a kill loses none of it"), ("spill", "what is in memory"), ("off", "is not stored")]
+    {
+        let setup = Setup::new("redis://127.0.0.1:1", "memory").set("journal.mode", mode);
+
+        let explained = setup.command(&["explain"]).output().expect("run explain");
+
+        let text = String::from_utf8_lossy(&explained.stdout).into_owned();
+        let line = text.lines().find(|line| line.starts_with(&format!("Pub/sub: journal {mode}: ")));
+        assert!(line.is_some_and(|line| line.contains(loses)), "{text}");
+    }
+}
