@@ -94,7 +94,8 @@ fn journal_of(loaded: &Loaded) -> Option<String> {
 /// The same of a running worker, by its settings.
 fn journal_of_running(settings: &[explain::Setting]) -> Option<String> {
     let value = |key: &str| settings.iter().find(|setting| setting.key == key).map(|setting| setting.value.as_str());
-    let mode: Mode = serde_json::from_value(value("journal.mode")?.into()).ok()?;
+    // Values are as TOML writes them, and so a text is as JSON writes it, too.
+    let mode: Mode = serde_json::from_str(value("journal.mode")?).ok()?;
     (value("source.pubsub.enabled")? == "true").then(|| format!("journal {}: {}", mode.as_str(), mode.promise()))
 }
 
