@@ -141,7 +141,9 @@ impl Directory {
         Ok(file)
     }
 
+    /// Syncs the names in it. It is made again, should somebody have removed it.
     pub(crate) fn sync(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.path)?;
         File::open(&self.path)?.sync_all()
     }
 

@@ -243,6 +243,8 @@ fn what_is_settled_is_archived_within_bounds_and_read_back_for_a_replay() {
     rest.skip_to(all[all.len() - 3].0);
     assert_eq!(rest.count(), 2);
 
+    // Its thread holds the lock until it is gone.
+    wait_until("the lock is free", || super::directory::Directory::open(directory.path()).is_ok());
     // The next start prunes what the last one left beyond the bounds.
     let (journal, _writer, _reader) = open(&Config { archive_bytes: 100_000, ..archiving });
     wait_until("the archive is pruned", || segment_files(&directory.path().join("archive")).len() <= 2);
@@ -272,6 +274,22 @@ fn a_missing_segment_and_files_that_are_none_are_told_and_no_hindrance() {
 
     assert!(found.len() > 40 && found.len() < 50, "{found:?}");
     assert_eq!((journal.status().damages, journal.status().damaged_bytes), (2, 8000));
+}
+
+#[test]
+fn a_directory_that_somebody_removes_is_made_again_and_the_journal_goes_on() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (journal, mut writer, mut reader) = open(&config(&directory.path().join("journal")));
+    std::fs::remove_dir_all(directory.path().join("journal")).expect("it is there");
+
+    writer.append(entries(0..1));
+
+    wait_until("it is told", || journal.status().problem.is_some());
+    wait_until("it is well without another entry", || journal.status().problem.is_none());
+    writer.append(entries(1..2));
+    assert_eq!(numbers(&read(&mut reader, 2)), [0, 1]);
+    drop(writer);
+    assert_eq!(segment_files(&directory.path().join("journal")).len(), 1);
 }
 
 proptest! {
