@@ -4,7 +4,7 @@ CARGO_HOME ?= $(HOME)/.cargo
 export PATH := $(PATH):$(CARGO_HOME)/bin:/usr/local/bin:/opt/homebrew/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test soak bench lint
+.PHONY: help setup build demo test soak fuzz bench lint
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ soak: setup ## Run the long variants of tests: 300 reloads under load, outages a
 	cargo build --workspace
 	RELOADS=300 cargo test -p storage-worker-tests --test system many_changes -- --nocapture
 	OUTAGE_SECONDS=20 cargo test -p storage-worker-tests --test system journal:: -- --nocapture
+
+fuzz: ## Try odd input on decoding, merging, states, journal, manifests, configurations; SECONDS_EACH=600
+	@scripts/setup.sh cargo cc c++
+	scripts/fuzz.sh $(or $(SECONDS_EACH),600)
 
 bench: ## Measure against the budgets (release build, some minutes); BENCH="--help" names the rows
 	@scripts/setup.sh cargo cc redis-server

@@ -16,6 +16,7 @@ package_of() {
         *:postgres) echo postgresql ;;
         Darwin:*) ;;
         *:cc) echo gcc libc6-dev ;;
+        *:c++) echo g++ ;;
         *) echo "$1" ;;
     esac
 }
@@ -50,6 +51,7 @@ complain() {
     case "$1" in
         cargo) echo "missing: cargo; install a Rust toolchain, see https://rustup.rs" ;;
         cc) echo "missing: cc; install the package \`gcc\` (Debian, Ubuntu: build-essential; macOS: xcode-select --install)" ;;
+        c++) echo "missing: c++; install the package \`g++\` (Debian, Ubuntu: build-essential; macOS: xcode-select --install)" ;;
         postgres) echo "missing: PostgreSQL; install the package \`postgresql\` (its server, with initdb)" ;;
         redis-server) echo "missing: redis-server; install the package \`redis-server\` (macOS and others: \`redis\`)" ;;
         *) echo "missing: $1; install the package \`$1\`" ;;

@@ -48,7 +48,7 @@ pub enum Found<'a> {
 }
 
 /// Appends an entry.
-pub(crate) fn push(out: &mut Vec<u8>, salt: u32, entry: &Entry<'_>) {
+pub fn push(out: &mut Vec<u8>, salt: u32, entry: &Entry<'_>) {
     let channel = u32::try_from(entry.channel.len()).unwrap_or(u32::MAX).to_le_bytes();
     let received_at = entry.received_at.to_le_bytes();
     let length = ((FIXED_BYTES + entry.channel.len() + entry.payload.len()) as u64).to_le_bytes();

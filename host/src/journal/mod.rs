@@ -33,7 +33,7 @@ use tracing::{error, info, warn};
 use self::config::{Config, Mode};
 use self::directory::Directory;
 pub use self::directory::JournalError;
-pub use self::frame::{Entry, Found, recover};
+pub use self::frame::{Entry, Found, push, recover};
 use self::ledger::Ledger;
 pub use self::ledger::Position;
 pub use self::reader::Reader;

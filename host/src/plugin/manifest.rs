@@ -88,7 +88,7 @@ pub(crate) fn inspect(path: &Path) -> Result<Inspected, ManifestError> {
 ///
 /// # Errors
 /// When there is none.
-pub(crate) fn read(bytes: &[u8]) -> Result<Manifest, ManifestError> {
+pub fn read(bytes: &[u8]) -> Result<Manifest, ManifestError> {
     let not_a_library = |error: object::Error| ManifestError::NotALibrary { reason: error.to_string() };
     let file = object::File::parse(bytes).map_err(not_a_library)?;
     if file.kind() != object::ObjectKind::Dynamic {
