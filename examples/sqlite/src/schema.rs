@@ -69,13 +69,16 @@ pub(crate) fn check(connection: &Connection, path: &Path) -> Result<()> {
 /// The version of a database of ours; 0 if it is empty.
 fn version(connection: &Connection, path: &Path) -> Result<i64> {
     let failed = |cause: rusqlite::Error| failure::of_database(path, &cause);
-    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(failed);
-    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
-    let is_empty = || {
-        let tables = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
-        tables.map_err(failed).map(|tables| tables == 0)
-    };
-    if application != APPLICATION_ID && (application != 0 || version != 0 || !is_empty()?) {
+    // One statement, so one moment: another process may be making the tables.
+    let (tables, application, version) = connection
+        .query_row(
+            "SELECT (SELECT count(*) FROM sqlite_schema), application_id, user_version
+             FROM pragma_application_id, pragma_user_version",
+            [],
+            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)),
+        )
+        .map_err(failed)?;
+    if application != APPLICATION_ID && (application != 0 || version != 0 || tables != 0) {
         return Err(Error::configuration(format_args!(
             "the database `{}` belongs to another program (its application id is {application:#010x}); give another \
              `path`",
