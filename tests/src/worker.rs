@@ -52,6 +52,17 @@ impl Setup {
         if plugin == "file" { setup.set("backends.main.options.path", path_text(&data)) } else { setup }
     }
 
+    /// A configuration that is written already, but for the addresses that are listened on.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    #[must_use]
+    pub fn of_file(path: &Path) -> Self {
+        let text = std::fs::read_to_string(path).expect("read the configuration");
+        let setup = Self { config: text.parse().expect("it is TOML"), ..Self::new("", "") };
+        setup.set("http.listen", "127.0.0.1:0").set("admin.listen", "127.0.0.1:0")
+    }
+
     /// With a key of the configuration set, named by its path: `backends.main.options.sync`.
     ///
     /// # Panics

@@ -2,7 +2,7 @@
 //!
 //! Each function adds what does not fit to the problems, with its place and what to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use storage_plugin_api::{ChildDescription, Role};
 
@@ -57,7 +57,8 @@ pub(crate) fn check_roles(
     }
 }
 
-/// An instance that only one process may have open is not fit to be reached on two ways either.
+/// No backend keeps the same states for two layers, or twice for one: what a layer moves away or deletes at the one place
+/// would be gone from the other.
 pub(crate) fn check_sharing(nodes: &[Planned], problems: &mut Problems) {
     let mut used_by: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
     for node in nodes {
@@ -71,15 +72,14 @@ pub(crate) fn check_sharing(nodes: &[Planned], problems: &mut Problems) {
         }
     }
     for (node, layers) in used_by.into_iter().filter(|(_, layers)| layers.len() > 1) {
-        let Planned { name, description, .. } = &nodes[node];
-        if description.capabilities.exclusive {
-            let message = format!(
-                "`backends.{name}` stands {} times in the tree (below {}), but is exclusive; give each place a backend of its own",
-                layers.len(),
-                list(&layers)
-            );
-            problems.add(name, &[], message);
-        }
+        let name = &nodes[node].name;
+        let times = layers.len();
+        let layers: Vec<&str> = BTreeSet::from_iter(layers).into_iter().collect();
+        let message = format!(
+            "`backends.{name}` stands {times} times in the tree (below {}); give each place a backend of its own",
+            list(&layers)
+        );
+        problems.add(name, &[], message);
     }
 }
 

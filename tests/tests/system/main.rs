@@ -22,6 +22,7 @@ mod shutdown;
 mod sqlite;
 mod streams;
 mod tiered;
+mod trees;
 
 use std::time::Duration;
 

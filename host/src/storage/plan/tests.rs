@@ -21,8 +21,9 @@ fn assert_problem(of: &[Configured<'_>], path: &[&str], expected: &str) {
 #[test]
 fn children_stand_before_their_layers() {
     let plan = plan(&[
-        ("root", "layer", &[("primary", &["b"]), ("cache", &["hot"]), ("shadow", &["c", "b"])], json!({})),
+        ("root", "layer", &[("primary", &["b"]), ("cache", &["hot"]), ("shadow", &["d"])], json!({})),
         ("b", "layer", &[("primary", &["c"])], json!({})),
+        ("d", "store", &[], json!({ "durable": true })),
         ("c", "store", &[], json!({ "durable": true })),
         ("hot", "store", &[], json!({ "evicting": true })),
         ("spare", "store", &[], json!({})),
@@ -30,7 +31,7 @@ fn children_stand_before_their_layers() {
 
     let plan = plan.expect("all fits");
     let names: Vec<&str> = plan.nodes.iter().map(|node| &*node.name).collect();
-    assert_eq!(names, ["c", "b", "hot", "root"]);
+    assert_eq!(names, ["c", "b", "hot", "d", "root"]);
     assert!(plan.capabilities().durable);
 }
 
@@ -83,12 +84,9 @@ fn every_misfit_is_named_with_its_place() {
         "`s` is volatile",
     );
     assert_problem(
-        &[
-            ("root", "layer", &[("primary", &["s"]), ("shadow", &["s"])], json!({})),
-            store(json!({ "exclusive": true })),
-        ],
+        &[("root", "layer", &[("primary", &["s"]), ("shadow", &["s"])], json!({})), store(json!({}))],
         &["backends", "s"],
-        "stands 2 times in the tree",
+        "stands 2 times in the tree (below `root`)",
     );
     assert_problem(
         &[("root", "layer", &[("primary", &["s"]), ("blobs", &["s"])], json!({})), store(json!({}))],
