@@ -2,6 +2,7 @@
 //!
 //! The tests are in `tests/system/`. They start the real binary with real plugins and a real Redis, all on 127.0.0.1.
 
+pub mod certificates;
 pub mod confirmations;
 pub mod gate;
 pub mod generate;
@@ -11,6 +12,7 @@ pub mod outside;
 pub mod postgres_server;
 pub mod process;
 pub mod publisher;
+pub mod redis_cluster;
 pub mod redis_server;
 pub mod second_model;
 pub mod streams;

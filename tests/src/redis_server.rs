@@ -16,6 +16,7 @@ pub struct RedisServer {
     directory: TempDir,
     port: u16,
     process: Option<Process>,
+    arguments: Vec<String>,
 }
 
 impl RedisServer {
@@ -25,11 +26,21 @@ impl RedisServer {
     /// When there is no `redis-server`, or it does not answer within 10 s.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a server with further arguments, and waits until it answers.
+    ///
+    /// # Panics
+    /// When there is no `redis-server`, or it does not answer within 10 s.
+    #[must_use]
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         let mut directory = tempfile::tempdir().expect("make a temporary directory");
         // Another program may take the free port before Redis does: then another one is tried.
         for _ in 0..5 {
             let port = free_port();
-            let mut server = Self { directory, port, process: None };
+            let mut server = Self { directory, port, process: None, arguments: arguments.clone() };
             if server.try_start() {
                 return server;
             }
@@ -102,7 +113,7 @@ impl RedisServer {
         let mut command = Command::new(program);
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no"]);
         command.args(["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]);
-        command.args(["--client-output-buffer-limit", "pubsub 256mb 256mb 60"]);
+        command.args(["--client-output-buffer-limit", "pubsub 256mb 256mb 60"]).args(&self.arguments);
         command.current_dir(self.directory.path()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut process = Process::start(&mut command);
         let mut answers = false;

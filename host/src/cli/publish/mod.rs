@@ -15,6 +15,7 @@ use self::generate::Generator;
 use super::output::{self, Output};
 use super::{Global, UsageError};
 use crate::source::config::RedisConfig;
+use crate::source::redis_client::RedisClient;
 use crate::source::streams::EntryForm;
 
 /// Most messages sent before their answers are read.
@@ -161,13 +162,9 @@ struct Publisher {
 impl Publisher {
     fn connect(redis: &RedisConfig, stream: Option<(String, EntryForm)>) -> anyhow::Result<Self> {
         let url = redis.url.to_string();
-        let connection = redis::Client::open(redis.url.expose())
-            .and_then(|client| client.get_connection_with_timeout(redis.connect_timeout))
-            .and_then(|connection| {
-                connection.set_read_timeout(Some(redis.response_timeout))?;
-                connection.set_write_timeout(Some(redis.response_timeout))?;
-                Ok(connection)
-            })
+        let client = RedisClient::new(redis).map_err(|error| UsageError(error.to_string()))?;
+        let connection = client
+            .blocking_connection(stream.as_ref().map(|(key, _)| &**key))
             .with_context(|| format!("cannot connect to `{url}`; start Redis there, or set `REDIS_URL`"))?;
         Ok(Self { stream, connection, pipeline: redis::pipe(), published: Published::default(), url })
     }

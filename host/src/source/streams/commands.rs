@@ -51,7 +51,7 @@ impl Member {
         command
     }
 
-    /// Removes the consumer with whatever it holds, so only one that never holds anything.
+    /// Removes the consumer with whatever it holds, so only our own run, which never holds anything.
     pub(super) fn remove_run(&self, stream: &str) -> Cmd {
         let mut command = cmd("XGROUP");
         command.arg("DELCONSUMER").arg(stream).arg(&self.group).arg(&self.consumer);

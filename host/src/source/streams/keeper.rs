@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use super::commands::{self, Info, Member};
 use super::entry::EntryId;
 use super::failure::{Failure, Reach};
-use super::shared::{Place, Shared};
+use super::shared::Shared;
 use crate::source::redis_client::{Pauses, RedisClient};
 
 /// How often it says that the worker lives, and looks after the group.
@@ -40,17 +40,18 @@ pub(super) struct Keeper {
     pauses: Pauses,
     failures: u64,
     began: Instant,
-    /// Settled entries that Redis was not told of yet.
-    settled: Vec<Place>,
+    /// Of each stream, how often Redis did not take its acknowledgements, and whether it is left alone until the next look.
+    refusals: Vec<(u64, bool)>,
     /// Another run that goes by our name, which the log told of.
     double: Option<String>,
-    /// What the log told of that Redis refuses us.
-    refused: BTreeMap<&'static str, String>,
+    /// What the log told of that Redis refuses us, by stream.
+    refused: BTreeMap<(usize, &'static str), String>,
 }
 
 impl Keeper {
     pub(super) fn new(client: RedisClient, shared: Arc<Shared>) -> Self {
         let pauses = client.pauses();
+        let refusals = vec![(0, false); shared.membership.config.streams.len()];
         Self {
             client,
             shared,
@@ -58,7 +59,7 @@ impl Keeper {
             pauses,
             failures: 0,
             began: Instant::now(),
-            settled: Vec::new(),
+            refusals,
             double: None,
             refused: BTreeMap::new(),
         }
@@ -86,8 +87,9 @@ impl Keeper {
                     self.link = None;
                     self.failures += 1;
                     if self.failures.is_power_of_two() {
-                        let (redis, settled) = (self.client.address(), self.settled.len() + self.shared.settled());
-                        warn!(redis, error = %failure, settled, "cannot acknowledge entries, will try again");
+                        let (redis, settled) = (self.client.address(), self.shared.all_settled());
+                        let streams = self.shared.membership.config.streams.join("`, `");
+                        warn!(redis, streams, error = %failure, settled, "cannot acknowledge entries, will try again");
                     }
                     sleep(self.pauses.pause()).await;
                     // Whoever was told of something while we slept is not told again.
@@ -95,7 +97,7 @@ impl Keeper {
                     continue;
                 }
             }
-            if self.shared.is_finishing() && self.settled.is_empty() && self.shared.settled() == 0 {
+            if self.shared.is_finishing() && self.shared.all_settled() == 0 {
                 self.leave().await;
                 self.shared.set_done();
                 return;
@@ -105,47 +107,71 @@ impl Keeper {
 
     async fn turn(&mut self, look: bool) -> Result<(), Failure> {
         if self.link.is_none() {
-            self.link = Some(self.client.connection().await?);
+            self.link = Some(self.client.connection_to(self.shared.key(0), Duration::ZERO).await?);
+        }
+        if look {
+            self.refusals.iter_mut().for_each(|(_, is_left_alone)| *is_left_alone = false);
         }
         while self.acknowledge().await? {}
         if look {
             for stream in 0..self.shared.membership.config.streams.len() {
-                self.look(stream).await?;
+                if let Err(failure) = self.look(stream).await {
+                    self.refused(stream, "redis does not tell how a stream is", failure)?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Acknowledges some of what is settled. False if there is nothing.
+    /// Acknowledges some of what is settled. False if there is nothing, or nothing that Redis takes now.
     async fn acknowledge(&mut self) -> Result<bool, Failure> {
-        if self.settled.is_empty() {
-            self.settled = self.shared.take_settled(PIPELINE_ENTRIES);
+        let shared = Arc::clone(&self.shared);
+        let membership = &shared.membership;
+        let most = (PIPELINE_ENTRIES / self.refusals.len()).max(COMMAND_ENTRIES);
+        let (mut pipeline, mut sent) = (redis::pipe(), Vec::new());
+        for (stream, (_, is_left_alone)) in self.refusals.iter().enumerate() {
+            let ids = if *is_left_alone { Vec::new() } else { shared.take_settled(stream, most) };
+            for ids in ids.chunks(COMMAND_ENTRIES) {
+                pipeline.add_command(membership.member.acknowledge(shared.key(stream), ids));
+                sent.push((stream, ids.to_vec()));
+            }
         }
-        if self.settled.is_empty() {
+        if sent.is_empty() {
             return Ok(false);
         }
-        let mut by_stream: BTreeMap<usize, Vec<EntryId>> = BTreeMap::new();
-        for (stream, id) in &self.settled {
-            by_stream.entry(*stream).or_default().push(*id);
-        }
-        let mut pipeline = redis::pipe();
-        for (stream, ids) in &by_stream {
-            for ids in ids.chunks(COMMAND_ENTRIES) {
-                let command = self.shared.membership.member.acknowledge(self.shared.key(*stream), ids);
-                pipeline.add_command(command);
+        let answers = self.query(&mut pipeline).await;
+        let answers = answers.inspect_err(|_| sent.iter().for_each(|(stream, ids)| shared.put_back(*stream, ids)))?;
+        let mut failed = None;
+        for ((stream, ids), answer) in sent.into_iter().zip(answers) {
+            match answer.map_err(Failure::from) {
+                Ok(_) => {
+                    shared.acknowledged(stream, &ids);
+                    self.refusals[stream] = (0, false);
+                }
+                // A key that is no stream any more has nothing to acknowledge.
+                Err(failure) if failure.code() == Some("WRONGTYPE") => shared.acknowledged(stream, &ids),
+                Err(failure) => {
+                    shared.put_back(stream, &ids);
+                    match failure.reach() {
+                        Reach::Stream => self.not_acknowledged(stream, &failure),
+                        Reach::Server => failed = Some(failure),
+                    }
+                }
             }
         }
-        for answer in self.query(&mut pipeline).await? {
-            // A key that is no stream any more has nothing to acknowledge.
-            if let Err(error) = answer
-                && error.code() != Some("WRONGTYPE")
-            {
-                return Err(error.into());
+        failed.map_or(Ok(true), Err)
+    }
+
+    /// Leaves a stream alone until the next look, so that the others go on.
+    fn not_acknowledged(&mut self, stream: usize, failure: &Failure) {
+        let (refusals, is_left_alone) = &mut self.refusals[stream];
+        if !std::mem::replace(is_left_alone, true) {
+            *refusals += 1;
+            if refusals.is_power_of_two() {
+                let (key, settled) = (self.shared.key(stream), self.shared.settled(stream));
+                error!(stream = key, error = %failure, settled, "redis does not take the acknowledgements of a stream");
             }
         }
-        self.shared.acknowledged(&self.settled);
-        self.settled.clear();
-        Ok(true)
     }
 
     /// Says that we live, and learns how the group is.
@@ -168,7 +194,7 @@ impl Keeper {
         let trim_to = self.positions(stream, &groups).await?;
         self.look_at_consumers(stream, &consumers).await?;
         match trim_to {
-            Some(least) if membership.config.trim => self.trim(key, least).await,
+            Some(least) if membership.config.trim => self.trim(stream, least).await,
             _ => Ok(()),
         }
     }
@@ -223,20 +249,18 @@ impl Keeper {
             }
         }
         shared.known(stream).dead = dead;
-        if stream == 0 {
+        if stream == 0 && membership.first == 0 {
             self.tell_of_double(double);
         }
         for (consumer, idle) in gone {
             let member = Member { consumer, ..membership.member.clone() };
             let key = shared.key(stream);
-            let is_run = is_run_of_any(&member.consumer);
-            let command = if is_run { member.remove_run(key) } else { member.remove(key, idle.as_millis()) };
-            match self.ask(&command).await {
-                Ok(Value::Int(1)) if !is_run => {
+            match self.ask(&member.remove(key, idle.as_millis())).await {
+                Ok(Value::Int(1)) if !is_run_of_any(&member.consumer) => {
                     info!(stream = key, consumer = member.consumer, "a consumer that is gone was removed");
                 }
                 Ok(_) => {}
-                Err(failure) => self.refused("consumers that are gone cannot be removed", failure)?,
+                Err(failure) => self.refused(stream, "consumers that are gone cannot be removed", failure)?,
             }
         }
         Ok(())
@@ -255,27 +279,27 @@ impl Keeper {
         self.double = double;
     }
 
-    async fn trim(&mut self, key: &str, least: EntryId) -> Result<(), Failure> {
-        let command = commands::trim(key, least);
+    async fn trim(&mut self, stream: usize, least: EntryId) -> Result<(), Failure> {
+        let command = commands::trim(self.shared.key(stream), least);
         for _ in 0..TRIMS {
             match self.ask(&command).await {
                 Ok(Value::Int(trimmed)) if trimmed > 0 => {}
                 Ok(_) => break,
-                Err(failure) => return self.refused("a stream cannot be trimmed", failure),
+                Err(failure) => return self.refused(stream, "a stream cannot be trimmed", failure),
             }
         }
         Ok(())
     }
 
     /// Takes note that Redis does not let us do what we can do without.
-    fn refused(&mut self, what: &'static str, failure: Failure) -> Result<(), Failure> {
+    fn refused(&mut self, stream: usize, what: &'static str, failure: Failure) -> Result<(), Failure> {
         if failure.reach() == Reach::Server {
             return Err(failure);
         }
         let error = failure.to_string();
-        if self.refused.get(what) != Some(&error) {
-            warn!(error, "{what}");
-            self.refused.insert(what, error);
+        if self.refused.get(&(stream, what)) != Some(&error) {
+            warn!(stream = self.shared.key(stream), error, "{what}");
+            self.refused.insert((stream, what), error);
         }
         Ok(())
     }

@@ -1,7 +1,9 @@
 //! Reads entries: first what this worker has pending, then what dead members of the group hold, then what is new.
 //!
-//! Each stream goes its way by itself: one that cannot be read does not hold the others up. Whatever fails is tried
-//! again for ever, with growing pauses.
+//! Each stream goes its way by itself: one that cannot be read, or whose commands are refused, does not hold the others
+//! up. Whatever fails is tried again for ever, with growing pauses.
+
+mod group;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,32 +14,34 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
-use super::commands::{self, Info, Range};
+use super::commands::{self, Range};
 use super::entry::{Entry, EntryId, Forms, Message};
 use super::failure::{Failure, Reach};
-use super::shared::{Shared, token};
-use crate::source::config::Start;
+use super::shared::Shared;
 use crate::source::redis_client::{Pauses, RedisClient};
 use crate::source::{Delivery, Read, now};
 
-/// About so many bytes are read at once: fewer entries are asked for where the last ones were large.
+/// About so many bytes are read at once, by all sections: fewer entries are asked for where the last ones were large.
 const READ_BYTES: usize = 8 * 1024 * 1024;
-
-/// What an entry is taken to have before the first was seen: a few are read at once, then more with each read.
-const FIRST_ENTRY_BYTES: usize = READ_BYTES / 16;
-/// While Redis has to be told of more settled entries than this, nothing is read.
+/// What each section reads at least, were there many.
+const LEAST_READ_BYTES: usize = 512 * 1024;
+/// While Redis has to be told of more settled entries of a stream than this, that one is not read.
 const MOST_SETTLED: usize = 100_000;
 
 /// See the head of this file.
 #[derive(Debug)]
 pub(super) struct Reader {
     client: RedisClient,
-    forms: Forms,
+    forms: Arc<Forms>,
     shared: Arc<Shared>,
     link: Option<MultiplexedConnection>,
     pauses: Pauses,
     failures: u64,
     ways: Vec<Way>,
+    /// Of each stream that could not be read, until it was.
+    troubles: Vec<Option<Trouble>>,
+    /// About so many bytes are read at once.
+    read_bytes: usize,
     /// How large an entry is, as far as is known.
     entry_bytes: usize,
 }
@@ -48,11 +52,18 @@ enum Way {
     /// Whether it is there, and its group, is to be looked at.
     Unknown,
     /// It cannot be read, and is looked at again then.
-    Broken { at: Instant, pauses: Pauses, failures: u64 },
+    Broken { at: Instant },
     /// Our own pending entries behind this one are read again.
     Own(EntryId),
     /// New entries are read.
     New,
+}
+
+/// How long a stream has not been readable.
+#[derive(Debug)]
+struct Trouble {
+    pauses: Pauses,
+    failures: u64,
 }
 
 /// How an entry came to us.
@@ -64,10 +75,13 @@ enum Came {
 }
 
 impl Reader {
-    pub(super) fn new(client: RedisClient, forms: Forms, shared: Arc<Shared>) -> Self {
-        let ways = shared.membership.config.streams.iter().map(|_| Way::Unknown).collect();
+    pub(super) fn new(client: RedisClient, forms: Arc<Forms>, shared: Arc<Shared>) -> Self {
+        let streams = || shared.membership.config.streams.iter();
+        let (ways, troubles) = (streams().map(|_| Way::Unknown).collect(), streams().map(|_| None).collect());
         let pauses = client.pauses();
-        Self { client, forms, shared, link: None, pauses, failures: 0, ways, entry_bytes: FIRST_ENTRY_BYTES }
+        let read_bytes = (READ_BYTES / shared.membership.sections).max(LEAST_READ_BYTES);
+        let entry_bytes = first_entry_bytes(read_bytes);
+        Self { client, forms, shared, link: None, pauses, failures: 0, ways, troubles, read_bytes, entry_bytes }
     }
 
     /// Waits until there is something, and takes it.
@@ -90,21 +104,17 @@ impl Reader {
 
     /// Asks once for what comes first.
     async fn step(&mut self, deliveries: &mut Vec<Delivery>) -> Result<(), Failure> {
-        let settled = self.shared.settled();
-        if settled > MOST_SETTLED {
-            return Err(Failure::Unacknowledged(settled));
-        }
         if self.link.is_none() {
             // A read that blocks is answered late on purpose.
-            self.link = Some(self.client.patient_connection(self.shared.membership.config.block).await?);
+            let block = self.shared.membership.config.block;
+            self.link = Some(self.client.connection_to(self.shared.key(0), block).await?);
         }
         self.look_at_streams().await?;
         for stream in 0..self.ways.len() {
-            if let Way::Own(after) = self.ways[stream] {
-                self.read_own(stream, after, deliveries).await?;
-            }
-            if deliveries.is_empty() && matches!(self.ways[stream], Way::New) {
-                self.claim(stream, deliveries).await?;
+            match self.take_pending(stream, deliveries).await {
+                Ok(()) => {}
+                Err(failure) if failure.reach() == Reach::Stream => self.set_broken(stream, &failure),
+                Err(failure) => return Err(failure),
             }
             if !deliveries.is_empty() {
                 return Ok(());
@@ -113,24 +123,50 @@ impl Reader {
         self.read_new(deliveries).await
     }
 
+    /// Takes what was delivered already: to us, or to one that is dead.
+    async fn take_pending(&mut self, stream: usize, deliveries: &mut Vec<Delivery>) -> Result<(), Failure> {
+        if matches!(self.ways[stream], Way::Unknown | Way::Broken { .. }) {
+            return Ok(());
+        }
+        let settled = self.shared.settled(stream);
+        if settled > MOST_SETTLED {
+            return Err(Failure::Unacknowledged(settled));
+        }
+        if let Way::Own(after) = self.ways[stream] {
+            self.read_own(stream, after, deliveries).await?;
+        }
+        if deliveries.is_empty() && matches!(self.ways[stream], Way::New) {
+            self.claim(stream, deliveries).await?;
+        }
+        Ok(())
+    }
+
     async fn recover(&mut self, failure: Failure) {
         if failure.reach() == Reach::Server {
             self.link = None;
             // The answer may have been too large to come in time.
-            self.entry_bytes = (self.entry_bytes * 4).clamp(FIRST_ENTRY_BYTES, READ_BYTES);
+            self.entry_bytes = (self.entry_bytes * 4).clamp(first_entry_bytes(self.read_bytes), self.read_bytes);
         }
         self.ways.iter_mut().filter(|way| !matches!(way, Way::Broken { .. })).for_each(|way| *way = Way::Unknown);
         self.failures += 1;
         if self.failures.is_power_of_two() {
-            let (redis, attempt) = (self.client.address(), self.failures);
-            warn!(redis, error = %failure, attempt, "cannot read streams, will try again");
+            let (redis, attempt, streams) = (self.client.address(), self.failures, self.streams());
+            warn!(redis, streams, error = %failure, attempt, "cannot read streams, will try again");
         }
-        self.note_failure(failure.to_string());
+        match self.shared.membership.sections {
+            1 => self.note_failure(failure.to_string()),
+            _ => self.note_failure(format!("stream `{}`: {failure}", self.streams())),
+        }
         if self.failures == 1 {
             self.pauses = self.client.pauses();
         }
         let pause = self.pauses.pause();
         tokio::select! { () = self.shared.stop.wait() => {}, () = sleep(pause) => {} }
+    }
+
+    /// The keys of the streams that this reads.
+    fn streams(&self) -> String {
+        self.shared.membership.config.streams.join("`, `")
     }
 
     fn note_failure(&self, reason: String) {
@@ -145,7 +181,7 @@ impl Reader {
         for stream in 0..self.ways.len() {
             let is_due = match &self.ways[stream] {
                 Way::Unknown => true,
-                Way::Broken { at, .. } => *at <= Instant::now(),
+                Way::Broken { at } => *at <= Instant::now(),
                 Way::Own(_) | Way::New => false,
             };
             if !is_due {
@@ -158,88 +194,37 @@ impl Reader {
             }
         }
         let all = self.ways.iter().all(|way| matches!(way, Way::Own(_) | Way::New));
-        if all && !self.shared.standing.is_connected() {
+        if all && self.troubles.iter().all(Option::is_none) && !self.shared.standing.is_connected() {
             let gap_seconds = self.shared.standing.connected().map(|gap| gap.as_secs_f64());
             let member = &self.shared.membership.member;
-            let (redis, streams) = (self.client.address(), self.ways.len());
+            let (redis, streams) = (self.client.address(), self.streams());
             info!(redis, streams, group = member.group, consumer = member.consumer, gap_seconds, "reading streams");
         }
         Ok(())
     }
 
     fn set_broken(&mut self, stream: usize, failure: &Failure) {
-        let unknown = std::mem::replace(&mut self.ways[stream], Way::Unknown);
-        let (mut pauses, failures) = match unknown {
-            Way::Broken { pauses, failures, .. } => (pauses, failures + 1),
-            // The first pause is none.
-            _ => (self.client.pauses(), 1),
-        };
         let key = self.shared.key(stream);
-        if failures.is_power_of_two() {
-            error!(stream = key, error = %failure, attempt = failures, "a stream cannot be read, will try again");
+        let trouble = &mut self.troubles[stream];
+        let trouble = trouble.get_or_insert_with(|| Trouble { pauses: self.client.pauses(), failures: 0 });
+        trouble.failures += 1;
+        if trouble.failures.is_power_of_two() {
+            let attempt = trouble.failures;
+            error!(stream = key, error = %failure, attempt, "a stream cannot be read, will try again");
         }
+        // The first pause is none.
+        let at = Instant::now() + trouble.pauses.pause().max(Duration::from_millis(20));
+        self.ways[stream] = Way::Broken { at };
         self.note_failure(format!("stream `{key}`: {failure}"));
-        let at = Instant::now() + pauses.pause().max(Duration::from_millis(20));
-        self.ways[stream] = Way::Broken { at, pauses, failures };
     }
 
-    /// Makes the group unless it is there, and notes where it is: should it be deleted, it starts there again.
-    async fn prepare(&mut self, stream: usize) -> Result<(), Failure> {
-        self.make_group(stream).await?;
-        let shared = Arc::clone(&self.shared);
-        let (key, group) = (shared.key(stream), &shared.membership.member.group);
-        if shared.known(stream).acknowledged.is_none() {
-            let groups = Info::all_of(self.ask(&commands::info_groups(key)).await?)?;
-            let pending = self.ask(&commands::pending_summary(key, group.as_bytes())).await?;
-            if let Some(info) = groups.iter().find(|info| info.bytes("name") == group.as_bytes()) {
-                shared.known(stream).acknowledged = Some(commands::acknowledged(info, pending)?);
+    /// Takes note that streams could be read.
+    fn set_well(&mut self, streams: &[usize]) {
+        for &stream in streams {
+            if let Some(Trouble { failures, .. }) = self.troubles[stream].take() {
+                info!(stream = self.shared.key(stream), failures, "a stream can be read again");
             }
         }
-        Ok(())
-    }
-
-    async fn make_group(&mut self, stream: usize) -> Result<(), Failure> {
-        let shared = Arc::clone(&self.shared);
-        let (key, group) = (shared.key(stream), &shared.membership.member.group);
-        let groups = match self.ask(&commands::info_groups(key)).await {
-            Ok(answer) => Info::all_of(answer)?,
-            Err(Failure::Redis(error)) if error.code() == Some("ERR") => Vec::new(),
-            Err(failure) => return Err(failure),
-        };
-        if groups.iter().any(|info| info.bytes("name") == group.as_bytes()) {
-            return Ok(());
-        }
-        let known = shared.known(stream).acknowledged;
-        let start = match known {
-            None => match shared.membership.config.start {
-                Start::Oldest => "0".to_owned(),
-                Start::New => "$".to_owned(),
-            },
-            Some(acknowledged) => self.start_again(key, acknowledged).await?.to_string(),
-        };
-        match self.ask(&commands::create_group(key, group, &start)).await {
-            Ok(_) if known.is_none() => info!(stream = key, group, start, "consumer group created"),
-            Ok(_) => warn!(
-                stream = key,
-                group,
-                start,
-                "the consumer group was deleted and is created anew, to start where all was acknowledged; what is read again does no harm"
-            ),
-            // Another worker was faster.
-            Err(Failure::Redis(error)) if error.code() == Some("BUSYGROUP") => {}
-            Err(failure) => return Err(failure),
-        }
-        Ok(())
-    }
-
-    /// Where a group starts that was deleted: behind what was acknowledged, or at the beginning of another stream.
-    async fn start_again(&mut self, key: &str, acknowledged: EntryId) -> Result<EntryId, Failure> {
-        let last = match self.ask(&commands::info_stream(key)).await {
-            Ok(answer) => Info::of(answer)?.id("last-generated-id"),
-            Err(Failure::Redis(error)) if error.code() == Some("ERR") => None,
-            Err(failure) => return Err(failure),
-        };
-        Ok(if last.is_some_and(|last| last >= acknowledged) { acknowledged } else { EntryId::ZERO })
     }
 
     async fn read_own(&mut self, stream: usize, after: EntryId, out: &mut Vec<Delivery>) -> Result<(), Failure> {
@@ -298,7 +283,7 @@ impl Reader {
         let readable: Vec<usize> = (0..self.ways.len()).filter(is_new).collect();
         if readable.is_empty() {
             let at = self.ways.iter().filter_map(|way| match way {
-                Way::Broken { at, .. } => Some(*at),
+                Way::Broken { at } => Some(*at),
                 Way::Unknown | Way::Own(_) | Way::New => None,
             });
             if let Some(at) = at.min() {
@@ -310,6 +295,7 @@ impl Reader {
         let block = shared.membership.config.block.as_millis();
         let count = (self.count() / keys.len()).max(1);
         let answer = self.ask(&shared.membership.member.read_new(count, block.max(1), &keys)).await?;
+        self.set_well(&readable);
         for (key, entries) in commands::streams(answer)? {
             if let Some(place) = keys.iter().position(|known| known.as_bytes() == key) {
                 self.hand_over(readable[place], entries, Came::New, &HashMap::new(), out);
@@ -344,7 +330,7 @@ impl Reader {
                 often = Some((id, count));
             }
             let Message { channel, payload, event_id, time } = self.forms.read(fields);
-            let (token, entry_time) = (Some(token((stream, id))), time.or(id.time()));
+            let (token, entry_time) = (Some(self.shared.token((stream, id))), time.or(id.time()));
             out.push(Delivery { channel, payload, received_at, entry_time, event_id, token, alone, is_letter: false });
             handed_over += 1;
         }
@@ -370,11 +356,17 @@ impl Reader {
 
     /// How many entries are asked for: less where they are large.
     fn count(&self) -> usize {
-        (READ_BYTES / self.entry_bytes).clamp(1, self.shared.membership.config.count)
+        let membership = &self.shared.membership;
+        (self.read_bytes / self.entry_bytes).clamp(1, (membership.config.count / membership.sections).max(1))
     }
 
     async fn ask(&mut self, command: &redis::Cmd) -> Result<Value, Failure> {
         let link = self.link.as_mut().expect("a step begins with a connection");
         Ok(command.query_async(link).await?)
     }
+}
+
+/// What an entry is taken to have before the first was seen: a few are read at once, then more with each read.
+fn first_entry_bytes(read_bytes: usize) -> usize {
+    read_bytes / 16
 }

@@ -1,5 +1,5 @@
-//! What the reader of the streams, the keeper and the worker's threads share: which entries are in hand, which of them
-//! wait to be acknowledged, and what is known of each stream.
+//! What the reader of a section's streams, its keeper and the worker's threads share: which entries are in hand, which of
+//! them wait to be acknowledged, and what is known of each stream. `sections.rs` puts the sections together.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,12 +12,17 @@ use super::commands::Member;
 use super::entry::EntryId;
 use crate::source::config::StreamsConfig;
 use crate::source::standing::{Standing, Stop};
-use crate::source::{Control, Status, StreamStatus, Token};
+use crate::source::{Status, StreamStatus, Token};
 
 /// Who reads what, the same for as long as the source lives.
 #[derive(Debug)]
 pub(super) struct Membership {
+    /// With the streams of this section alone.
     pub(super) config: StreamsConfig,
+    /// The place of the first of them among all that are configured.
+    pub(super) first: usize,
+    /// How many sections there are.
+    pub(super) sections: usize,
     /// Who reads: its name stays the same from one start to the next, and so do the entries that it has pending.
     pub(super) member: Member,
     /// This run of it, by which two of one name are told apart. It never reads an entry.
@@ -45,8 +50,8 @@ pub(super) struct Shared {
 struct Hand {
     /// Handed over, and their acknowledgement not yet with Redis.
     entries: HashSet<Place>,
-    /// Settled.
-    settled: Vec<Place>,
+    /// Settled, by stream.
+    settled: Vec<Vec<EntryId>>,
     finishing: bool,
     done: bool,
 }
@@ -69,13 +74,14 @@ impl Shared {
                 ..Known::default()
             })
         };
+        let settled = membership.config.streams.iter().map(|_| Vec::new()).collect();
         Self {
+            hand: Mutex::new(Hand { settled, ..Hand::default() }),
             streams: membership.config.streams.iter().map(known).collect(),
             membership,
             stop: Stop::default(),
             standing: Standing::default(),
             filled: Notify::new(),
-            hand: Mutex::default(),
             done: Condvar::new(),
             received: AtomicU64::new(0),
         }
@@ -98,24 +104,34 @@ impl Shared {
         new
     }
 
-    /// Entries that Redis still has to be told of.
-    pub(super) fn settled(&self) -> usize {
-        lock(&self.hand).settled.len()
+    /// Entries of a stream that Redis still has to be told of.
+    pub(super) fn settled(&self, stream: usize) -> usize {
+        lock(&self.hand).settled[stream].len()
     }
 
-    /// Some of the entries that are settled. They stay in the hand until Redis was told.
-    pub(super) fn take_settled(&self, most: usize) -> Vec<Place> {
-        let mut hand = lock(&self.hand);
-        let count = hand.settled.len().min(most);
-        hand.settled.drain(..count).collect()
+    /// Entries of all streams that Redis still has to be told of.
+    pub(super) fn all_settled(&self) -> usize {
+        lock(&self.hand).settled.iter().map(Vec::len).sum()
+    }
+
+    /// Some of the entries that are settled, the first ones. They stay in the hand until Redis was told.
+    pub(super) fn take_settled(&self, stream: usize, most: usize) -> Vec<EntryId> {
+        let settled = &mut lock(&self.hand).settled[stream];
+        let count = settled.len().min(most);
+        settled.drain(..count).collect()
     }
 
     /// Redis was told of these.
-    pub(super) fn acknowledged(&self, places: &[Place]) {
+    pub(super) fn acknowledged(&self, stream: usize, ids: &[EntryId]) {
         let mut hand = lock(&self.hand);
-        for place in places {
-            hand.entries.remove(place);
+        for id in ids {
+            hand.entries.remove(&(stream, *id));
         }
+    }
+
+    /// Redis could not be told of these, or did not take it.
+    pub(super) fn put_back(&self, stream: usize, ids: &[EntryId]) {
+        lock(&self.hand).settled[stream].extend_from_slice(ids);
     }
 
     /// Whether nothing more will be settled.
@@ -131,55 +147,68 @@ impl Shared {
 
     /// Settles an entry, be it in the hand or not.
     pub(super) fn settle(&self, places: impl Iterator<Item = Place>) {
-        lock(&self.hand).settled.extend(places);
+        let mut hand = lock(&self.hand);
+        for (stream, id) in places {
+            hand.settled[stream].push(id);
+        }
+        drop(hand);
         self.filled.notify_one();
     }
 }
 
-impl Control for Shared {
-    fn stop(&self) {
+impl Shared {
+    pub(super) fn stop(&self) {
         self.stop.stop();
     }
 
-    fn acknowledge(&self, tokens: &[Token]) {
-        self.settle(tokens.iter().map(|token| place(*token)));
+    /// Whether a delivery is of this section.
+    pub(super) fn has(&self, Token([stream, ..]): Token) -> bool {
+        let first = self.membership.first as u64;
+        (first..first + self.streams.len() as u64).contains(&stream)
     }
 
-    fn entry(&self, token: Token) -> Option<(String, String)> {
-        let (stream, id) = place(token);
+    pub(super) fn acknowledge(&self, tokens: impl Iterator<Item = Token>) {
+        self.settle(tokens.map(|token| self.place(token)));
+    }
+
+    pub(super) fn entry(&self, token: Token) -> Option<(String, String)> {
+        let (stream, id) = self.place(token);
         Some((self.membership.config.streams.get(stream)?.clone(), id.to_string()))
     }
 
-    fn finish(&self, deadline: Instant) {
-        let mut hand = lock(&self.hand);
-        hand.finishing = true;
+    /// Says that nothing more will be settled.
+    pub(super) fn close(&self) {
+        lock(&self.hand).finishing = true;
         self.filled.notify_one();
+    }
+
+    /// Waits until Redis was told of everything. Gives how many entries it was not told of by the deadline.
+    pub(super) fn finish(&self, deadline: Instant) -> usize {
+        let mut hand = lock(&self.hand);
         while !hand.done {
             let rest = deadline.saturating_duration_since(Instant::now());
             if rest.is_zero() {
-                tracing::warn!(
-                    entries = hand.settled.len(),
-                    "redis was not told in time of entries that are settled; they are delivered again, which does no harm"
-                );
-                return;
+                return hand.settled.iter().map(Vec::len).sum();
             }
             hand = self.done.wait_timeout(hand, rest).unwrap_or_else(PoisonError::into_inner).0;
         }
+        0
     }
 
-    fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         let streams = self.streams.iter().map(|known| lock(known).status.clone()).collect();
         Status { received: self.received.load(Ordering::Relaxed), streams, ..self.standing.status() }
     }
-}
 
-/// What the worker gives back.
-pub(super) fn token((stream, id): Place) -> Token {
-    Token([stream as u64, id.milliseconds, id.sequence])
-}
+    /// What the worker gives back.
+    pub(super) fn token(&self, (stream, id): Place) -> Token {
+        Token([(self.membership.first + stream) as u64, id.milliseconds, id.sequence])
+    }
 
-fn place(Token([stream, milliseconds, sequence]): Token) -> Place {
-    (usize::try_from(stream).unwrap_or(usize::MAX), EntryId { milliseconds, sequence })
+    fn place(&self, Token([stream, milliseconds, sequence]): Token) -> Place {
+        let stream = usize::try_from(stream).unwrap_or(usize::MAX);
+        (stream.saturating_sub(self.membership.first), EntryId { milliseconds, sequence })
+    }
 }
 
 /// A thread that panicked with the lock held left nothing half done.

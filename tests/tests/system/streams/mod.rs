@@ -1,9 +1,13 @@
 //! Redis Streams: every entry is stored, whatever dies, and Redis is told only then.
 
 mod bridge;
+mod cluster;
 mod flow;
 mod group;
 mod kills;
+mod refused;
+mod secure;
+mod sentinel;
 mod trouble;
 
 use std::collections::BTreeMap;
