@@ -48,6 +48,9 @@ pub enum RedisClientError {
         /// What went wrong.
         reason: String,
     },
+    /// None of several servers that were asked where to go could tell.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Several(Vec<RedisClientError>),
     /// The cluster answers, and no node has the key.
     #[error("no node of the redis cluster at `{address}` has the slot of `{key}`; see `redis-cli --cluster check`")]
     NoOwner {
@@ -227,17 +230,17 @@ impl RedisClient {
         known: Vec<ConnectionInfo>,
         key: &str,
     ) -> Result<(ConnectionInfo, Option<ConnectionInfo>), RedisClientError> {
-        let mut failure = None;
+        let mut failures = Vec::new();
         for node in known {
             match self.ask_node(&node, key).await {
                 Ok(answer) => {
                     let owner = nodes.learn(&node, answer);
                     return Ok((node, owner));
                 }
-                Err(error) => failure = failure.or(Some(error)),
+                Err(error) => failures.push(error),
             }
         }
-        Err(failure.expect("a URL names a node at least"))
+        Err(RedisClientError::Several(failures))
     }
 
     async fn ask_node(&self, node: &ConnectionInfo, key: &str) -> Result<nodes::Answer, RedisClientError> {

@@ -100,7 +100,7 @@ fn sentinel(scheme: &str, parts: &Parts<'_>) -> Result<Address, String> {
 
 /// The crate's own text may quote the URL, and with it the password.
 fn info(url: &str) -> Result<ConnectionInfo, String> {
-    url.into_connection_info().map_err(|error: RedisError| error.category().to_owned())
+    url.into_connection_info().map_err(|_: RedisError| "it is of no known form".to_owned())
 }
 
 /// The same way to speak to another host.

@@ -18,14 +18,14 @@ impl RedisClient {
         name: &str,
         primary: &ConnectionInfo,
     ) -> Result<ConnectionInfo, RedisClientError> {
-        let mut failure = None;
+        let mut failures = Vec::new();
         for sentinel in sentinels {
             match self.ask_sentinel(sentinel, name, primary).await {
                 Ok(info) => return Ok(info),
-                Err(error) => failure = failure.or(Some(error)),
+                Err(error) => failures.push(error),
             }
         }
-        Err(failure.expect("a URL names a sentinel at least"))
+        Err(RedisClientError::Several(failures))
     }
 
     async fn ask_sentinel(

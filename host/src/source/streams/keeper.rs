@@ -89,7 +89,7 @@ impl Keeper {
                     if self.failures.is_power_of_two() {
                         let (redis, settled) = (self.client.address(), self.shared.all_settled());
                         let streams = self.shared.membership.config.streams.join("`, `");
-                        warn!(redis, streams, error = %failure, settled, "cannot acknowledge entries, will try again");
+                        warn!(redis, streams, error = %failure, settled, "cannot acknowledge entries and look after the group, will try again");
                     }
                     sleep(self.pauses.pause()).await;
                     // Whoever was told of something while we slept is not told again.
@@ -182,8 +182,16 @@ impl Keeper {
         let mut pipeline = redis::pipe();
         pipeline.add_command(membership.member.beat(key)).add_command(membership.run.beat(key));
         pipeline.add_command(commands::info_groups(key)).add_command(commands::info_consumers(key, group));
-        let mut answers = self.query(&mut pipeline).await?.into_iter().skip(2);
-        let (Some(Ok(groups)), Some(Ok(consumers))) = (answers.next(), answers.next()) else {
+        let mut answers = Vec::new();
+        for answer in self.query(&mut pipeline).await? {
+            match answer.map_err(Failure::from) {
+                // The stream may live elsewhere by now.
+                Err(failure) if failure.reach() == Reach::Server => return Err(failure),
+                answer => answers.push(answer.ok()),
+            }
+        }
+        let mut answers = answers.into_iter().skip(2);
+        let (Some(Some(groups)), Some(Some(consumers))) = (answers.next(), answers.next()) else {
             // The reader finds out what is wrong with the stream, and says so.
             let mut known = shared.known(stream);
             (known.status.lag, known.status.pending) = (None, 0);

@@ -47,7 +47,8 @@ impl Sentinel {
 
     /// How many replicas it knows of, if it answers.
     fn replicas(&self) -> Option<usize> {
-        let mut connection = redis::Client::open(format!("redis://127.0.0.1:{}", self.port)).ok()?.get_connection().ok()?;
+        let mut connection =
+            redis::Client::open(format!("redis://127.0.0.1:{}", self.port)).ok()?.get_connection().ok()?;
         let found: Vec<redis::Value> = redis::cmd("SENTINEL").arg(&["REPLICAS", NAME]).query(&mut connection).ok()?;
         Some(found.len())
     }
