@@ -40,18 +40,18 @@ pub(super) struct Keeper {
     pauses: Pauses,
     failures: u64,
     began: Instant,
-    /// Of each stream, how often Redis did not take its acknowledgements, and whether it is left alone until the next look.
-    refusals: Vec<(u64, bool)>,
+    /// How often Redis did not take acknowledgements, and whether none is sent until the next look.
+    refusals: u64,
+    is_refusing: bool,
     /// Another run that goes by our name, which the log told of.
     double: Option<String>,
-    /// What the log told of that Redis refuses us, by stream.
-    refused: BTreeMap<(usize, &'static str), String>,
+    /// What the log told of that Redis refuses us.
+    refused: BTreeMap<&'static str, String>,
 }
 
 impl Keeper {
     pub(super) fn new(client: RedisClient, shared: Arc<Shared>) -> Self {
         let pauses = client.pauses();
-        let refusals = vec![(0, false); shared.membership.config.streams.len()];
         Self {
             client,
             shared,
@@ -59,7 +59,8 @@ impl Keeper {
             pauses,
             failures: 0,
             began: Instant::now(),
-            refusals,
+            refusals: 0,
+            is_refusing: false,
             double: None,
             refused: BTreeMap::new(),
         }
@@ -87,9 +88,9 @@ impl Keeper {
                     self.link = None;
                     self.failures += 1;
                     if self.failures.is_power_of_two() {
-                        let (redis, settled) = (self.client.address(), self.shared.all_settled());
-                        let streams = self.shared.membership.config.streams.join("`, `");
-                        warn!(redis, streams, error = %failure, settled, "cannot acknowledge entries and look after the group, will try again");
+                        let (redis, settled) = (self.client.address(), self.shared.settled());
+                        let stream = self.shared.key();
+                        warn!(redis, stream, error = %failure, settled, "cannot acknowledge entries and look after the group, will try again");
                     }
                     sleep(self.pauses.pause()).await;
                     // Whoever was told of something while we slept is not told again.
@@ -97,7 +98,7 @@ impl Keeper {
                     continue;
                 }
             }
-            if self.shared.is_finishing() && self.shared.all_settled() == 0 {
+            if self.shared.is_finishing() && self.shared.settled() == 0 {
                 self.leave().await;
                 self.shared.set_done();
                 return;
@@ -107,53 +108,43 @@ impl Keeper {
 
     async fn turn(&mut self, look: bool) -> Result<(), Failure> {
         if self.link.is_none() {
-            self.link = Some(self.client.connection_to(self.shared.key(0), Duration::ZERO).await?);
+            self.link = Some(self.client.connection_to(self.shared.key(), Duration::ZERO).await?);
         }
-        if look {
-            self.refusals.iter_mut().for_each(|(_, is_left_alone)| *is_left_alone = false);
-        }
-        while self.acknowledge().await? {}
-        if look {
-            for stream in 0..self.shared.membership.config.streams.len() {
-                if let Err(failure) = self.look(stream).await {
-                    self.refused(stream, "redis does not tell how a stream is", failure)?;
-                }
-            }
+        self.is_refusing &= !look;
+        while !self.is_refusing && self.acknowledge().await? {}
+        if look && let Err(failure) = self.look().await {
+            self.refused("redis does not tell how a stream is", failure)?;
         }
         Ok(())
     }
 
-    /// Acknowledges some of what is settled. False if there is nothing, or nothing that Redis takes now.
+    /// Acknowledges some of what is settled. False if there is nothing.
     async fn acknowledge(&mut self) -> Result<bool, Failure> {
         let shared = Arc::clone(&self.shared);
-        let membership = &shared.membership;
-        let most = (PIPELINE_ENTRIES / self.refusals.len()).max(COMMAND_ENTRIES);
-        let (mut pipeline, mut sent) = (redis::pipe(), Vec::new());
-        for (stream, (_, is_left_alone)) in self.refusals.iter().enumerate() {
-            let ids = if *is_left_alone { Vec::new() } else { shared.take_settled(stream, most) };
-            for ids in ids.chunks(COMMAND_ENTRIES) {
-                pipeline.add_command(membership.member.acknowledge(shared.key(stream), ids));
-                sent.push((stream, ids.to_vec()));
-            }
-        }
-        if sent.is_empty() {
+        let settled = shared.take_settled(PIPELINE_ENTRIES);
+        if settled.is_empty() {
             return Ok(false);
         }
+        let chunks = || settled.chunks(COMMAND_ENTRIES);
+        let mut pipeline = redis::pipe();
+        for ids in chunks() {
+            pipeline.add_command(shared.membership.member.acknowledge(shared.key(), ids));
+        }
         let answers = self.query(&mut pipeline).await;
-        let answers = answers.inspect_err(|_| sent.iter().for_each(|(stream, ids)| shared.put_back(*stream, ids)))?;
+        let answers = answers.inspect_err(|_| shared.settle(settled.iter().copied()))?;
         let mut failed = None;
-        for ((stream, ids), answer) in sent.into_iter().zip(answers) {
+        for (ids, answer) in chunks().zip(answers) {
             match answer.map_err(Failure::from) {
                 Ok(_) => {
-                    shared.acknowledged(stream, &ids);
-                    self.refusals[stream] = (0, false);
+                    shared.acknowledged(ids);
+                    self.refusals = 0;
                 }
                 // A key that is no stream any more has nothing to acknowledge.
-                Err(failure) if failure.code() == Some("WRONGTYPE") => shared.acknowledged(stream, &ids),
+                Err(failure) if failure.code() == Some("WRONGTYPE") => shared.acknowledged(ids),
                 Err(failure) => {
-                    shared.put_back(stream, &ids);
+                    shared.settle(ids.iter().copied());
                     match failure.reach() {
-                        Reach::Stream => self.not_acknowledged(stream, &failure),
+                        Reach::Stream => self.not_acknowledged(&failure),
                         Reach::Server => failed = Some(failure),
                     }
                 }
@@ -162,22 +153,21 @@ impl Keeper {
         failed.map_or(Ok(true), Err)
     }
 
-    /// Leaves a stream alone until the next look, so that the others go on.
-    fn not_acknowledged(&mut self, stream: usize, failure: &Failure) {
-        let (refusals, is_left_alone) = &mut self.refusals[stream];
-        if !std::mem::replace(is_left_alone, true) {
-            *refusals += 1;
-            if refusals.is_power_of_two() {
-                let (key, settled) = (self.shared.key(stream), self.shared.settled(stream));
-                error!(stream = key, error = %failure, settled, "redis does not take the acknowledgements of a stream");
+    /// Takes note that Redis refuses acknowledgements: they are sent again with the next look.
+    fn not_acknowledged(&mut self, failure: &Failure) {
+        if !std::mem::replace(&mut self.is_refusing, true) {
+            self.refusals += 1;
+            if self.refusals.is_power_of_two() {
+                let (stream, settled) = (self.shared.key(), self.shared.settled());
+                error!(stream, error = %failure, settled, "redis does not take the acknowledgements of a stream");
             }
         }
     }
 
     /// Says that we live, and learns how the group is.
-    async fn look(&mut self, stream: usize) -> Result<(), Failure> {
+    async fn look(&mut self) -> Result<(), Failure> {
         let shared = Arc::clone(&self.shared);
-        let (key, membership) = (shared.key(stream), &shared.membership);
+        let (key, membership) = (shared.key(), &shared.membership);
         let group = &membership.member.group;
         let mut pipeline = redis::pipe();
         pipeline.add_command(membership.member.beat(key)).add_command(membership.run.beat(key));
@@ -193,24 +183,24 @@ impl Keeper {
         let mut answers = answers.into_iter().skip(2);
         let (Some(Some(groups)), Some(Some(consumers))) = (answers.next(), answers.next()) else {
             // The reader finds out what is wrong with the stream, and says so.
-            let mut known = shared.known(stream);
+            let mut known = shared.known();
             (known.status.lag, known.status.pending) = (None, 0);
             known.dead.clear();
             return Ok(());
         };
         let (groups, consumers) = (Info::all_of(groups)?, Info::all_of(consumers)?);
-        let trim_to = self.positions(stream, &groups).await?;
-        self.look_at_consumers(stream, &consumers).await?;
+        let trim_to = self.positions(&groups).await?;
+        self.look_at_consumers(&consumers).await?;
         match trim_to {
-            Some(least) if membership.config.trim => self.trim(stream, least).await,
+            Some(least) if membership.config.trim => self.trim(least).await,
             _ => Ok(()),
         }
     }
 
     /// Notes how far our group is. Gives the position that every group of the stream has acknowledged.
-    async fn positions(&mut self, stream: usize, groups: &[Info]) -> Result<Option<EntryId>, Failure> {
+    async fn positions(&mut self, groups: &[Info]) -> Result<Option<EntryId>, Failure> {
         let shared = Arc::clone(&self.shared);
-        let (key, own) = (shared.key(stream), &shared.membership.member.group);
+        let (key, own) = (shared.key(), &shared.membership.member.group);
         let is_asked = |info: &&Info| shared.membership.config.trim || info.bytes("name") == own.as_bytes();
         let groups: Vec<&Info> = groups.iter().filter(is_asked).collect();
         let mut pipeline = redis::pipe();
@@ -222,7 +212,7 @@ impl Keeper {
             let acknowledged = commands::acknowledged(info, answer?)?;
             least = Some(least.map_or(acknowledged, |least| least.min(acknowledged)));
             if info.bytes("name") == own.as_bytes() {
-                let mut known = shared.known(stream);
+                let mut known = shared.known();
                 known.acknowledged = Some(acknowledged);
                 known.status.lag = info.number("lag");
                 known.status.pending = info.number("pending").unwrap_or(0);
@@ -231,7 +221,7 @@ impl Keeper {
         Ok(least)
     }
 
-    async fn look_at_consumers(&mut self, stream: usize, consumers: &[Info]) -> Result<(), Failure> {
+    async fn look_at_consumers(&mut self, consumers: &[Info]) -> Result<(), Failure> {
         let shared = Arc::clone(&self.shared);
         let membership = &shared.membership;
         let (mut dead, mut gone, mut double) = (Vec::new(), Vec::new(), None);
@@ -256,19 +246,19 @@ impl Keeper {
                 dead.push(name);
             }
         }
-        shared.known(stream).dead = dead;
-        if stream == 0 && membership.first == 0 {
+        shared.known().dead = dead;
+        if membership.place == 0 {
             self.tell_of_double(double);
         }
         for (consumer, idle) in gone {
             let member = Member { consumer, ..membership.member.clone() };
-            let key = shared.key(stream);
+            let key = shared.key();
             match self.ask(&member.remove(key, idle.as_millis())).await {
                 Ok(Value::Int(1)) if !is_run_of_any(&member.consumer) => {
                     info!(stream = key, consumer = member.consumer, "a consumer that is gone was removed");
                 }
                 Ok(_) => {}
-                Err(failure) => self.refused(stream, "consumers that are gone cannot be removed", failure)?,
+                Err(failure) => self.refused("consumers that are gone cannot be removed", failure)?,
             }
         }
         Ok(())
@@ -287,37 +277,35 @@ impl Keeper {
         self.double = double;
     }
 
-    async fn trim(&mut self, stream: usize, least: EntryId) -> Result<(), Failure> {
-        let command = commands::trim(self.shared.key(stream), least);
+    async fn trim(&mut self, least: EntryId) -> Result<(), Failure> {
+        let command = commands::trim(self.shared.key(), least);
         for _ in 0..TRIMS {
             match self.ask(&command).await {
                 Ok(Value::Int(trimmed)) if trimmed > 0 => {}
                 Ok(_) => break,
-                Err(failure) => return self.refused(stream, "a stream cannot be trimmed", failure),
+                Err(failure) => return self.refused("a stream cannot be trimmed", failure),
             }
         }
         Ok(())
     }
 
     /// Takes note that Redis does not let us do what we can do without.
-    fn refused(&mut self, stream: usize, what: &'static str, failure: Failure) -> Result<(), Failure> {
+    fn refused(&mut self, what: &'static str, failure: Failure) -> Result<(), Failure> {
         if failure.reach() == Reach::Server {
             return Err(failure);
         }
         let error = failure.to_string();
-        if self.refused.get(&(stream, what)) != Some(&error) {
-            warn!(stream = self.shared.key(stream), error, "{what}");
-            self.refused.insert((stream, what), error);
+        if self.refused.get(what) != Some(&error) {
+            warn!(stream = self.shared.key(), error, "{what}");
+            self.refused.insert(what, error);
         }
         Ok(())
     }
 
     /// Takes this run out of the group. What fails here is found by the others.
     async fn leave(&mut self) {
-        let shared = Arc::clone(&self.shared);
-        for stream in 0..shared.membership.config.streams.len() {
-            let _ = self.ask(&shared.membership.run.remove_run(shared.key(stream))).await;
-        }
+        let command = self.shared.membership.run.remove_run(self.shared.key());
+        let _ = self.ask(&command).await;
     }
 
     async fn query(&mut self, pipeline: &mut Pipeline) -> Result<Vec<Result<Value, RedisError>>, Failure> {

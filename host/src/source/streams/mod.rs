@@ -11,8 +11,8 @@ mod failure;
 mod keeper;
 mod range;
 mod reader;
-mod sections;
 mod shared;
+mod side_by_side;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -31,8 +31,8 @@ pub(crate) use self::failure::advice;
 use self::keeper::{Keeper, run_name};
 pub use self::range::{Range, RangeEntry};
 use self::reader::Reader;
-use self::sections::Sections;
 use self::shared::{Membership, Shared};
+use self::side_by_side::SideBySide;
 use super::config::StreamsConfig;
 use super::redis_client::RedisClient;
 use super::{Control, Delivery, Read, Source};
@@ -41,13 +41,13 @@ use super::{Control, Delivery, Read, Source};
 const LONG_AWAY: Duration = Duration::from_secs(1);
 const CATCH_UP: Duration = Duration::from_millis(20);
 
-/// A reader of streams. It reads when it is read, no more than one answer of Redis at a time for each section.
+/// A reader of streams. It reads when it is read, no more than one answer of Redis at a time for each stream.
 #[derive(Debug)]
 pub struct Streams {
     runtime: Runtime,
     /// Those that read. What one has received stays in it until it is taken.
     readers: FuturesUnordered<Reading>,
-    sections: Sections,
+    streams: SideBySide,
     /// When it was read last.
     left_at: Option<Instant>,
 }
@@ -71,24 +71,19 @@ impl Streams {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let member = |consumer: String| Member { group: config.group.clone(), consumer };
         let (member, run) = (member(consumer.to_owned()), member(run_name(consumer)));
-        let size = if client.is_cluster() { 1 } else { config.streams.len() };
-        let (forms, mut sections) = (Arc::new(Forms::new(config, channels)), Vec::new());
-        for (section, streams) in config.streams.chunks(size.max(1)).enumerate() {
-            let membership = Membership {
-                config: StreamsConfig { streams: streams.to_vec(), ..config.clone() },
-                first: section * size,
-                sections: config.streams.len().div_ceil(size.max(1)),
-                member: member.clone(),
-                run: run.clone(),
-            };
-            sections.push(Arc::new(Shared::new(membership)));
-        }
+        let forms = Arc::new(Forms::new(config, channels));
+        let shared = |(place, stream): (usize, &String)| {
+            let (member, run) = (member.clone(), run.clone());
+            let (stream, streams) = (stream.clone(), config.streams.len());
+            Arc::new(Shared::new(Membership { config: config.clone(), stream, place, streams, member, run }))
+        };
+        let streams: Vec<Arc<Shared>> = config.streams.iter().enumerate().map(shared).collect();
         let readers = FuturesUnordered::new();
-        for shared in &sections {
+        for shared in &streams {
             tasks.spawn(Keeper::new(client.clone(), Arc::clone(shared)).run());
             readers.push(reading(Reader::new(client.clone(), Arc::clone(&forms), Arc::clone(shared))));
         }
-        Ok(Self { runtime, readers, sections: Sections(sections), left_at: None })
+        Ok(Self { runtime, readers, streams: SideBySide(streams), left_at: None })
     }
 }
 
@@ -104,8 +99,8 @@ impl Drop for Streams {
     /// Who reads it has panicked: nobody will read again, and health must say so.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for section in &self.sections.0 {
-                section.standing.lost("the thread that reads it has panicked; restart the worker");
+            for stream in &self.streams.0 {
+                stream.standing.lost("the thread that reads it has panicked; restart the worker");
             }
         }
     }
@@ -117,12 +112,12 @@ impl Source for Streams {
     }
 
     fn control(&self) -> Arc<dyn Control> {
-        Arc::new(self.sections.clone())
+        Arc::new(self.streams.clone())
     }
 
     fn read(&mut self, deliveries: &mut Vec<Delivery>) -> Read {
         let away = self.left_at.take().is_some_and(|left_at| left_at.elapsed() > LONG_AWAY);
-        let is_alone = self.sections.0.len() == 1;
+        let is_alone = self.streams.0.len() == 1;
         if away && !is_alone {
             // Answers that came meanwhile are taken in before anybody finds them late.
             self.runtime.block_on(sleep(CATCH_UP));

@@ -1,5 +1,5 @@
-//! What the reader of a section's streams, its keeper and the worker's threads share: which entries are in hand, which of
-//! them wait to be acknowledged, and what is known of each stream. `sections.rs` puts the sections together.
+//! What the reader of a stream, its keeper and the worker's threads share: which entries are in hand, which of them wait
+//! to be acknowledged, and what is known of the stream. `side_by_side.rs` makes one source of several.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,20 +17,17 @@ use crate::source::{Status, StreamStatus, Token};
 /// Who reads what, the same for as long as the source lives.
 #[derive(Debug)]
 pub(super) struct Membership {
-    /// With the streams of this section alone.
     pub(super) config: StreamsConfig,
-    /// The place of the first of them among all that are configured.
-    pub(super) first: usize,
-    /// How many sections there are.
-    pub(super) sections: usize,
+    /// The key of the stream.
+    pub(super) stream: String,
+    /// Its place among all that are configured, and how many these are.
+    pub(super) place: usize,
+    pub(super) streams: usize,
     /// Who reads: its name stays the same from one start to the next, and so do the entries that it has pending.
     pub(super) member: Member,
     /// This run of it, by which two of one name are told apart. It never reads an entry.
     pub(super) run: Member,
 }
-
-/// An entry: the place of its stream in the configuration, and its id.
-pub(super) type Place = (usize, EntryId);
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -42,21 +39,21 @@ pub(super) struct Shared {
     pub(super) filled: Notify,
     hand: Mutex<Hand>,
     done: Condvar,
-    streams: Vec<Mutex<Known>>,
+    known: Mutex<Known>,
     received: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Hand {
     /// Handed over, and their acknowledgement not yet with Redis.
-    entries: HashSet<Place>,
-    /// Settled, by stream.
-    settled: Vec<Vec<EntryId>>,
+    entries: HashSet<EntryId>,
+    /// Settled.
+    settled: Vec<EntryId>,
     finishing: bool,
     done: bool,
 }
 
-/// What is known of a stream.
+/// What is known of the stream.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
     pub(super) status: StreamStatus,
@@ -68,70 +65,54 @@ pub(super) struct Known {
 
 impl Shared {
     pub(super) fn new(membership: Membership) -> Self {
-        let known = |stream: &String| {
-            Mutex::new(Known {
-                status: StreamStatus { stream: stream.clone(), ..StreamStatus::default() },
-                ..Known::default()
-            })
-        };
-        let settled = membership.config.streams.iter().map(|_| Vec::new()).collect();
+        let status = StreamStatus { stream: membership.stream.clone(), ..StreamStatus::default() };
         Self {
-            hand: Mutex::new(Hand { settled, ..Hand::default() }),
-            streams: membership.config.streams.iter().map(known).collect(),
+            known: Mutex::new(Known { status, ..Known::default() }),
             membership,
             stop: Stop::default(),
             standing: Standing::default(),
             filled: Notify::new(),
+            hand: Mutex::default(),
             done: Condvar::new(),
             received: AtomicU64::new(0),
         }
     }
 
-    /// The key of a stream.
-    pub(super) fn key(&self, stream: usize) -> &str {
-        &self.membership.config.streams[stream]
+    /// The key of the stream.
+    pub(super) fn key(&self) -> &str {
+        &self.membership.stream
     }
 
-    pub(super) fn known(&self, stream: usize) -> MutexGuard<'_, Known> {
-        lock(&self.streams[stream])
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
+        lock(&self.known)
     }
 
     /// Takes entries into the hand. Gives those that were not there.
-    pub(super) fn take<T>(&self, stream: usize, entries: Vec<T>, id: impl Fn(&T) -> EntryId) -> Vec<T> {
+    pub(super) fn take<T>(&self, entries: Vec<T>, id: impl Fn(&T) -> EntryId) -> Vec<T> {
         let mut hand = lock(&self.hand);
-        let new: Vec<T> = entries.into_iter().filter(|entry| hand.entries.insert((stream, id(entry)))).collect();
+        let new: Vec<T> = entries.into_iter().filter(|entry| hand.entries.insert(id(entry))).collect();
         self.received.fetch_add(new.len() as u64, Ordering::Relaxed);
         new
     }
 
-    /// Entries of a stream that Redis still has to be told of.
-    pub(super) fn settled(&self, stream: usize) -> usize {
-        lock(&self.hand).settled[stream].len()
-    }
-
-    /// Entries of all streams that Redis still has to be told of.
-    pub(super) fn all_settled(&self) -> usize {
-        lock(&self.hand).settled.iter().map(Vec::len).sum()
+    /// Entries that Redis still has to be told of.
+    pub(super) fn settled(&self) -> usize {
+        lock(&self.hand).settled.len()
     }
 
     /// Some of the entries that are settled, the first ones. They stay in the hand until Redis was told.
-    pub(super) fn take_settled(&self, stream: usize, most: usize) -> Vec<EntryId> {
-        let settled = &mut lock(&self.hand).settled[stream];
+    pub(super) fn take_settled(&self, most: usize) -> Vec<EntryId> {
+        let settled = &mut lock(&self.hand).settled;
         let count = settled.len().min(most);
         settled.drain(..count).collect()
     }
 
     /// Redis was told of these.
-    pub(super) fn acknowledged(&self, stream: usize, ids: &[EntryId]) {
+    pub(super) fn acknowledged(&self, ids: &[EntryId]) {
         let mut hand = lock(&self.hand);
         for id in ids {
-            hand.entries.remove(&(stream, *id));
+            hand.entries.remove(id);
         }
-    }
-
-    /// Redis could not be told of these, or did not take it.
-    pub(super) fn put_back(&self, stream: usize, ids: &[EntryId]) {
-        lock(&self.hand).settled[stream].extend_from_slice(ids);
     }
 
     /// Whether nothing more will be settled.
@@ -145,35 +126,24 @@ impl Shared {
         self.done.notify_all();
     }
 
-    /// Settles an entry, be it in the hand or not.
-    pub(super) fn settle(&self, places: impl Iterator<Item = Place>) {
-        let mut hand = lock(&self.hand);
-        for (stream, id) in places {
-            hand.settled[stream].push(id);
-        }
-        drop(hand);
+    /// Settles entries, be they in the hand or not.
+    pub(super) fn settle(&self, ids: impl Iterator<Item = EntryId>) {
+        lock(&self.hand).settled.extend(ids);
         self.filled.notify_one();
     }
-}
 
-impl Shared {
     pub(super) fn stop(&self) {
         self.stop.stop();
     }
 
-    /// Whether a delivery is of this section.
-    pub(super) fn has(&self, Token([stream, ..]): Token) -> bool {
-        let first = self.membership.first as u64;
-        (first..first + self.streams.len() as u64).contains(&stream)
+    /// Whether a delivery is of this stream.
+    pub(super) fn has(&self, Token([place, ..]): Token) -> bool {
+        place == self.membership.place as u64
     }
 
-    pub(super) fn acknowledge(&self, tokens: impl Iterator<Item = Token>) {
-        self.settle(tokens.map(|token| self.place(token)));
-    }
-
-    pub(super) fn entry(&self, token: Token) -> Option<(String, String)> {
-        let (stream, id) = self.place(token);
-        Some((self.membership.config.streams.get(stream)?.clone(), id.to_string()))
+    /// The stream and the entry of a delivery.
+    pub(super) fn entry(&self, token: Token) -> (String, String) {
+        (self.membership.stream.clone(), id(token).to_string())
     }
 
     /// Says that nothing more will be settled.
@@ -188,7 +158,7 @@ impl Shared {
         while !hand.done {
             let rest = deadline.saturating_duration_since(Instant::now());
             if rest.is_zero() {
-                return hand.settled.iter().map(Vec::len).sum();
+                return hand.settled.len();
             }
             hand = self.done.wait_timeout(hand, rest).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -196,19 +166,19 @@ impl Shared {
     }
 
     pub(super) fn status(&self) -> Status {
-        let streams = self.streams.iter().map(|known| lock(known).status.clone()).collect();
+        let streams = vec![lock(&self.known).status.clone()];
         Status { received: self.received.load(Ordering::Relaxed), streams, ..self.standing.status() }
     }
 
     /// What the worker gives back.
-    pub(super) fn token(&self, (stream, id): Place) -> Token {
-        Token([(self.membership.first + stream) as u64, id.milliseconds, id.sequence])
+    pub(super) fn token(&self, id: EntryId) -> Token {
+        Token([self.membership.place as u64, id.milliseconds, id.sequence])
     }
+}
 
-    fn place(&self, Token([stream, milliseconds, sequence]): Token) -> Place {
-        let stream = usize::try_from(stream).unwrap_or(usize::MAX);
-        (stream.saturating_sub(self.membership.first), EntryId { milliseconds, sequence })
-    }
+/// The entry of a token.
+pub(super) fn id(Token([_, milliseconds, sequence]): Token) -> EntryId {
+    EntryId { milliseconds, sequence }
 }
 
 /// A thread that panicked with the lock held left nothing half done.

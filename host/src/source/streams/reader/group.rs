@@ -12,23 +12,23 @@ use crate::source::streams::failure::Failure;
 
 impl Reader {
     /// Makes the group unless it is there, and notes where it is: should it be deleted, it starts there again.
-    pub(super) async fn prepare(&mut self, stream: usize) -> Result<(), Failure> {
-        self.make_group(stream).await?;
+    pub(super) async fn prepare(&mut self) -> Result<(), Failure> {
+        self.make_group().await?;
         let shared = Arc::clone(&self.shared);
-        let (key, group) = (shared.key(stream), &shared.membership.member.group);
-        if shared.known(stream).acknowledged.is_none() {
+        let (key, group) = (shared.key(), &shared.membership.member.group);
+        if shared.known().acknowledged.is_none() {
             let groups = Info::all_of(self.ask(&commands::info_groups(key)).await?)?;
             let pending = self.ask(&commands::pending_summary(key, group.as_bytes())).await?;
             if let Some(info) = groups.iter().find(|info| info.bytes("name") == group.as_bytes()) {
-                shared.known(stream).acknowledged = Some(commands::acknowledged(info, pending)?);
+                shared.known().acknowledged = Some(commands::acknowledged(info, pending)?);
             }
         }
         Ok(())
     }
 
-    async fn make_group(&mut self, stream: usize) -> Result<(), Failure> {
+    async fn make_group(&mut self) -> Result<(), Failure> {
         let shared = Arc::clone(&self.shared);
-        let (key, group) = (shared.key(stream), &shared.membership.member.group);
+        let (key, group) = (shared.key(), &shared.membership.member.group);
         let groups = match self.ask(&commands::info_groups(key)).await {
             Ok(answer) => Info::all_of(answer)?,
             Err(Failure::Redis(error)) if error.code() == Some("ERR") => Vec::new(),
@@ -37,7 +37,7 @@ impl Reader {
         if groups.iter().any(|info| info.bytes("name") == group.as_bytes()) {
             return Ok(());
         }
-        let known = shared.known(stream).acknowledged;
+        let known = shared.known().acknowledged;
         let start = match known {
             None => match shared.membership.config.start {
                 Start::Oldest => "0".to_owned(),

@@ -1,41 +1,42 @@
-//! The sections of the source, seen as one.
+//! The streams, each by itself, seen as one source.
 //!
-//! A section is what one connection can read: all streams of a server, or a single stream of a cluster, where each may
-//! live on another node. Each section has a reader and a keeper of its own, so that a node that is away holds up no other.
+//! Each has a reader and a keeper of its own, over connections of their own: so a stream whose commands are refused, or
+//! whose node of a cluster is away, holds up no other.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::shared::Shared;
+use super::shared::{Shared, id};
 use crate::source::{Control, Status, Token};
 
 /// What other threads need of the source.
 #[derive(Clone, Debug)]
-pub(super) struct Sections(pub(super) Vec<Arc<Shared>>);
+pub(super) struct SideBySide(pub(super) Vec<Arc<Shared>>);
 
-impl Control for Sections {
+impl Control for SideBySide {
     fn stop(&self) {
-        self.0.iter().for_each(|section| section.stop());
+        self.0.iter().for_each(|stream| stream.stop());
     }
 
     fn acknowledge(&self, tokens: &[Token]) {
         match &*self.0 {
-            [only] => only.acknowledge(tokens.iter().copied()),
-            sections => {
-                for section in sections {
-                    section.acknowledge(tokens.iter().copied().filter(|token| section.has(*token)));
+            [only] => only.settle(tokens.iter().map(|token| id(*token))),
+            streams => {
+                for stream in streams {
+                    let own = tokens.iter().filter(|token| stream.has(**token));
+                    stream.settle(own.map(|token| id(*token)));
                 }
             }
         }
     }
 
     fn entry(&self, token: Token) -> Option<(String, String)> {
-        self.0.iter().find(|section| section.has(token))?.entry(token)
+        Some(self.0.iter().find(|stream| stream.has(token))?.entry(token))
     }
 
     fn finish(&self, deadline: Instant) {
-        self.0.iter().for_each(|section| section.close());
-        let entries: usize = self.0.iter().map(|section| section.finish(deadline)).sum();
+        self.0.iter().for_each(|stream| stream.close());
+        let entries: usize = self.0.iter().map(|stream| stream.finish(deadline)).sum();
         if entries > 0 {
             tracing::warn!(
                 entries,
@@ -44,11 +45,11 @@ impl Control for Sections {
         }
     }
 
-    /// Connected if all are; the gaps are those of the section that has the longest.
+    /// Connected if all are; the gaps are those of the one that has the longest.
     fn status(&self) -> Status {
         let mut whole = Status { connected: true, ..Status::default() };
-        for section in &self.0 {
-            let status = section.status();
+        for stream in &self.0 {
+            let status = stream.status();
             whole.connected &= status.connected;
             whole.connections = whole.connections.max(status.connections);
             whole.disconnected = whole.disconnected.max(status.disconnected);
