@@ -95,6 +95,15 @@ enum Target {
     Sentinel { sentinels: Vec<ConnectionInfo>, name: String, primary: ConnectionInfo },
 }
 
+impl Target {
+    fn has_tls(&self) -> bool {
+        match self {
+            Self::Server(info) | Self::Sentinel { primary: info, .. } => address::has_tls(info),
+            Self::Cluster(nodes) => nodes.steady().iter().all(address::has_tls),
+        }
+    }
+}
+
 impl fmt::Debug for RedisClient {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("RedisClient").field("address", &self.address).finish_non_exhaustive()
@@ -121,6 +130,12 @@ impl RedisClient {
             Address::Cluster(nodes) => Target::Cluster(Nodes::new(nodes)),
             Address::Sentinel { sentinels, name, primary } => Target::Sentinel { sentinels, name, primary },
         };
+        if config.tls != TlsConfig::default() && !target.has_tls() {
+            tracing::warn!(
+                redis = shown,
+                "`redis.tls` has certificates and `redis.url` asks for no TLS; begin it with `rediss`"
+            );
+        }
         let RedisConfig { connect_timeout, response_timeout, reconnect_max, .. } = *config;
         let (target, tls) = (Arc::new(target), config.tls.clone());
         Ok(Self { target, tls, address: shown, connect_timeout, response_timeout, reconnect_max })

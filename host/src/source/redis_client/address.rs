@@ -120,6 +120,11 @@ pub(super) fn place(info: &ConnectionInfo) -> String {
     }
 }
 
+/// Whether it is spoken to with TLS.
+pub(super) fn has_tls(info: &ConnectionInfo) -> bool {
+    matches!(info.addr(), ConnectionAddr::TcpTls { .. })
+}
+
 /// The host; empty for a socket.
 pub(super) fn host(info: &ConnectionInfo) -> &str {
     match info.addr() {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 use tokio::time::sleep;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::commands::{self, Range};
 use super::entry::{Entry, EntryId, Forms, Message};
@@ -130,14 +130,7 @@ impl Reader {
         self.failures += 1;
         let (redis, stream, attempt) = (self.client.address(), self.shared.key(), self.failures);
         if attempt.is_power_of_two() {
-            match failure.reach() {
-                Reach::Server => {
-                    warn!(redis, stream, error = %failure, attempt, "cannot read a stream, will try again");
-                }
-                Reach::Stream => {
-                    error!(redis, stream, error = %failure, attempt, "a stream cannot be read, will try again");
-                }
-            }
+            warn!(redis, stream, error = %failure, attempt, "cannot read a stream, will try again");
         }
         let reason = format!("stream `{stream}`: {failure}");
         match self.shared.standing.is_connected() {
