@@ -15,6 +15,7 @@ use crate::wait::eventually;
 pub struct RedisServer {
     directory: TempDir,
     port: u16,
+    settings: Vec<String>,
     process: Option<Process>,
 }
 
@@ -25,11 +26,26 @@ impl RedisServer {
     /// When there is no `redis-server`, or it does not answer within 10 s.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a server that keeps what it has said it has, whatever kills it.
+    ///
+    /// # Panics
+    /// When there is no `redis-server`, or it does not answer within 10 s.
+    #[must_use]
+    pub fn start_durable() -> Self {
+        Self::start_with(&["--appendfsync", "always"])
+    }
+
+    /// Starts a server with further options, and waits until it answers.
+    fn start_with(settings: &[&str]) -> Self {
+        let settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
         let mut directory = tempfile::tempdir().expect("make a temporary directory");
         // Another program may take the free port before Redis does: then another one is tried.
         for _ in 0..5 {
             let port = free_port();
-            let mut server = Self { directory, port, process: None };
+            let mut server = Self { directory, port, settings: settings.clone(), process: None };
             if server.try_start() {
                 return server;
             }
@@ -103,6 +119,7 @@ impl RedisServer {
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no"]);
         command.args(["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]);
         command.args(["--client-output-buffer-limit", "pubsub 256mb 256mb 60"]);
+        command.args(&self.settings);
         command.current_dir(self.directory.path()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut process = Process::start(&mut command);
         let mut answers = false;
