@@ -6,10 +6,14 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::second_model::Expected;
+use crate::wait::eventually;
 use crate::worker::{Setup, Worker};
 
 /// How long a worker may take to end.
 const DRAIN_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long a worker may take to be ready.
+const READY_LIMIT: Duration = Duration::from_secs(60);
 
 /// Workers, each known by its place.
 #[derive(Debug)]
@@ -88,6 +92,12 @@ impl Crew {
     pub fn start_again(&mut self, place: usize) {
         let member = &mut self.members[place];
         member.worker = Some(member.setup.start_unready());
+    }
+
+    /// Waits until all of them can be asked.
+    pub fn wait_until_ready(&self) {
+        let is_ready = |place| self.worker(place).is_ready();
+        eventually(READY_LIMIT, "the workers to be ready", || (0..self.count()).all(is_ready));
     }
 
     /// Stops some without ending them.

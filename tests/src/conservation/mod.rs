@@ -15,12 +15,12 @@ pub mod producer;
 pub mod store;
 pub mod verdict;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::postgres_server::PostgresServer;
 use crate::redis_server::RedisServer;
-use crate::second_model::expected;
+use crate::second_model::{Sent, expected};
 use crate::small_disk::SmallDisk;
 use crate::streams::Stream;
 use crate::worker::Setup;
@@ -163,10 +163,11 @@ impl Run {
         self.settle();
         let published = self.producer.stop();
         let ids: Vec<String> = expected(&published, 0).into_keys().collect();
+        self.crew.wait_until_ready();
         let read = self.crew.read(&ids);
         self.crew.end();
         self.confirmed.note_all(&self.redis);
-        let letters = |place| self.crew.setup(place).dead_letters().iter().map(message_of).collect();
+        let letters = |place| letters_of(self.crew.setup(place));
         Observed {
             published,
             read,
@@ -196,6 +197,14 @@ impl Run {
         self.confirmed.note_all(&self.redis);
         self.lost_in_a_crash.extend(self.store.missing(&self.confirmed.take_new()));
     }
+}
+
+/// The dead letters of a worker. One that is in the file again is the same letter.
+fn letters_of(setup: &Setup) -> Vec<Sent> {
+    let lines = setup.dead_letters();
+    let by_id: BTreeMap<&str, Sent> =
+        lines.iter().map(|line| (line["id"].as_str().expect("a letter has an id"), message_of(line))).collect();
+    by_id.into_values().collect()
 }
 
 /// A worker's configuration that reads the stream under a name, and is soon back after an outage.

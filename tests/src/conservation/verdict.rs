@@ -65,7 +65,7 @@ pub struct Verdict {
     pub false_confirmations: Vec<String>,
     /// Bad messages that are no dead letter.
     pub missing_letters: Vec<String>,
-    /// Dead letters that are no bad message, or are in one file twice.
+    /// Dead letters that are no bad message, or are there twice under different ids.
     pub wrong_letters: Vec<String>,
 }
 

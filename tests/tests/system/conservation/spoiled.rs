@@ -36,8 +36,8 @@ fn what_is_removed_altered_doubled_made_up_or_foreign_is_found() {
     let texts: Vec<String> = letters.iter().map(|path| std::fs::read_to_string(path).unwrap_or_default()).collect();
     let spoilt = usize::from(texts[0].is_empty());
     let (first, rest) = texts[spoilt].split_once('\n').expect("one of the two has letters");
-    let good = json!({"id": "0", "channel": "evaluation:failed", "payload": "{}"});
-    std::fs::write(&letters[spoilt], format!("{rest}{good}\n{good}\n")).expect("spoil the dead letters");
+    let [one, other] = ["0", "1"].map(|id| json!({"id": id, "channel": "evaluation:failed", "payload": "{}"}));
+    std::fs::write(&letters[spoilt], format!("{rest}{one}\n{other}\n")).expect("spoil the dead letters");
 
     let verdict = verdict("a spoiled run", 5, run);
 
