@@ -28,12 +28,7 @@ impl Mixture {
     /// Always the same of the same seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self {
-            generator: Generator::new(seed),
-            random: fastrand::Rng::with_seed(seed),
-            ready: VecDeque::new(),
-            bad: 0,
-        }
+        Self { generator: Generator::new(seed), random: fastrand::Rng::with_seed(seed), ready: VecDeque::new(), bad: 0 }
     }
 
     fn refill(&mut self) {

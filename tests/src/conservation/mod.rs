@@ -79,7 +79,7 @@ impl Run {
     #[must_use]
     pub fn to_files(seed: u64, disk_bytes: u64) -> Self {
         let redis = RedisServer::start_durable();
-        let reader = Setup::new(&redis.url(), "file").set("source.pubsub.enabled", false);
+        let reader = worker(&redis, "file", "reader").set("source.streams.streams", vec!["nothing"]);
         let at = reader.path("disk");
         let disk = SmallDisk::mount(at.clone(), disk_bytes);
         let directory = at.join("data");

@@ -21,7 +21,7 @@ pub enum Store {
     Files {
         /// Where it is.
         directory: PathBuf,
-        /// A worker that takes no events: it reads what a killed one has left.
+        /// A worker to which nothing is sent: it reads what a killed one has left.
         reader: Box<Setup>,
     },
 }

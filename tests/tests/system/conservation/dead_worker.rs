@@ -23,7 +23,9 @@ fn what_a_dead_worker_had_pending_is_stored_by_the_others() {
 
     took.sort_unstable();
     let (median, slowest) = (took[took.len() / 2], took[took.len() - 1]);
-    eprintln!("stored by the others after a median of {median:?}, {slowest:?} at most; the claim time is {CLAIM_AFTER:?}");
+    eprintln!(
+        "stored by the others after a median of {median:?}, {slowest:?} at most; the claim time is {CLAIM_AFTER:?}"
+    );
     verdict("a dead one of three workers", seed, run).assert_conserved();
 }
 

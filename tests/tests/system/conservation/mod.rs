@@ -24,8 +24,7 @@ fn or_else<T: FromStr>(name: &str, short: T) -> T {
 #[test]
 fn streams_to_postgres_by_two_workers_conserve_events_through_every_fault() {
     let seed = or_else("SEED", SEED);
-    let kinds =
-        [Fault::KillWorker, Fault::StopWorker, Fault::KillRedis, Fault::CutClients, Fault::StopPostgres];
+    let kinds = [Fault::KillWorker, Fault::StopWorker, Fault::KillRedis, Fault::CutClients, Fault::StopPostgres];
 
     let run = go_through(Run::to_postgres(seed, 2), seed, &kinds);
 

@@ -27,10 +27,15 @@ fn what_is_removed_altered_doubled_made_up_or_foreign_is_found() {
          SELECT evaluation_id, timestamp, event_type, message, metadata, event_id FROM evaluation_events
          WHERE evaluation_id = '{doubled}' ORDER BY id LIMIT 1"
     ));
-    let foreign = json!({"eval_id": "foreign", "event_id": "smuggled", "error": "x", "timestamp": "2025-01-01T00:00:00Z"});
+    let foreign =
+        json!({"eval_id": "foreign", "event_id": "smuggled", "error": "x", "timestamp": "2025-01-01T00:00:00Z"});
     Stream::new(run.redis(), STREAM).add(&[Sent::new("evaluation:failed", &foreign)]);
     let made_up = json!({"eval_id": "nobody", "event_id": "made-up", "durability": "durable"}).to_string();
-    redis::cmd("PUBLISH").arg("storage:evaluation:updated").arg(made_up).exec(&mut run.redis().connect()).expect("publish");
+    redis::cmd("PUBLISH")
+        .arg("storage:evaluation:updated")
+        .arg(made_up)
+        .exec(&mut run.redis().connect())
+        .expect("publish");
     run.settle();
     let letters: Vec<_> = (0..2).map(|place| run.crew().setup(place).path("dead-letters.jsonl")).collect();
     let texts: Vec<String> = letters.iter().map(|path| std::fs::read_to_string(path).unwrap_or_default()).collect();
@@ -47,7 +52,10 @@ fn what_is_removed_altered_doubled_made_up_or_foreign_is_found() {
     };
     assert_eq!(verdict.missing.len() as i64, 1 + lines);
     assert!(found("missing").contains(&format!("evaluation {removed}")), "{verdict}");
-    assert!(verdict.wrong.len() == 1 && found("wrong").starts_with(&format!("evaluation {altered}: output")), "{verdict}");
+    assert!(
+        verdict.wrong.len() == 1 && found("wrong").starts_with(&format!("evaluation {altered}: output")),
+        "{verdict}"
+    );
     assert!(verdict.unknown.len() == 2 && found("unknown").contains("smuggled"), "{verdict}");
     assert!(verdict.duplicate_history.len() == 1 && found("duplicate history").contains(&doubled), "{verdict}");
     // What is removed was confirmed, too.
