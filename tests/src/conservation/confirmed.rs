@@ -53,8 +53,10 @@ impl Confirmed {
                 mark = confirmation.body["mark"].as_u64();
             } else if confirmation.text("durability") == "durable" {
                 let event = confirmation.about();
-                self.new.insert(event.clone());
-                self.all.insert(event);
+                // A repeated event was confirmed before, and looked for then.
+                if self.all.insert(event.clone()) {
+                    self.new.insert(event);
+                }
             }
         }
         mark
@@ -73,7 +75,7 @@ impl Confirmed {
         eventually(LIMIT, "everything that was confirmed to arrive", || self.note() == Some(awaited));
     }
 
-    /// What was noted since the last time.
+    /// What was confirmed for the first time since this was last asked.
     pub fn take_new(&mut self) -> BTreeSet<Event> {
         std::mem::take(&mut self.new)
     }

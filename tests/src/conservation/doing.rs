@@ -30,12 +30,15 @@ impl Run {
         eprintln!("  {added:7} published, {confirmed:7} confirmed, {fault:?} ({victim}) {:?}", begun.elapsed());
     }
 
-    /// Publishes so many events, and kills the first worker and PostgreSQL at once after a confirmation. Looks for what was
-    /// confirmed before anybody can store it again.
+    /// When everything is stored publishes so many events more, and kills the first worker and PostgreSQL at once after a
+    /// confirmation. Looks for what was confirmed before anybody can store it again, and gives how many events that were.
     ///
     /// # Panics
     /// When the run does not store in PostgreSQL.
-    pub fn kill_both_after_a_confirmation(&mut self, events: usize, delay: Duration) {
+    pub fn kill_both_after_a_confirmation(&mut self, events: usize, delay: Duration) -> usize {
+        self.settle();
+        self.confirmed.note_all(&self.redis);
+        self.confirmed.take_new();
         self.begin(events, 0, delay);
         let (crew, postgres) = (&mut self.crew, self.postgres.as_mut().expect("it stores in PostgreSQL"));
         std::thread::scope(|scope| {
@@ -43,8 +46,9 @@ impl Run {
             crew.kill(0);
         });
         postgres.restart();
-        self.audit();
+        let confirmed = self.audit();
         self.crew.start_again(0);
+        confirmed
     }
 
     /// Asks for events, and waits until more than so many were confirmed since.

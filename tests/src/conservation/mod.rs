@@ -192,10 +192,13 @@ impl Run {
         self.store.missing(events)
     }
 
-    /// Looks which of what was confirmed since the last look is not stored. The store may be in no worker's hands.
-    fn audit(&mut self) {
+    /// Looks which of what was confirmed since the last look is not stored, and gives how much that was. The store may be in
+    /// no worker's hands.
+    fn audit(&mut self) -> usize {
         self.confirmed.note_all(&self.redis);
-        self.lost_in_a_crash.extend(self.store.missing(&self.confirmed.take_new()));
+        let new = self.confirmed.take_new();
+        self.lost_in_a_crash.extend(self.store.missing(&new));
+        new.len()
     }
 }
 
