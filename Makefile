@@ -26,10 +26,11 @@ test: setup ## Run all tests
 	cargo test --workspace
 	CARGO_PROFILE_DEV_DEBUG=false cargo test --manifest-path examples/sqlite/Cargo.toml --locked --target-dir target/variants
 
-soak: setup ## Run the long variants of tests: 300 reloads under load, outages and kills with a journal (some minutes)
+soak: setup ## Run the long variants of tests: reloads under load, outages with a journal, conservation (an hour); SEED=1
 	cargo build --workspace
 	RELOADS=300 cargo test -p storage-worker-tests --test system many_changes -- --nocapture
 	OUTAGE_SECONDS=20 cargo test -p storage-worker-tests --test system journal:: -- --nocapture
+	SEED=$(or $(SEED),$(shell date +%s)) EVENTS=200000 FAULTS_EACH=20 HONESTY_KILLS=200 DEAD_WORKERS=10 cargo test -p storage-worker-tests --test system conservation:: -- --nocapture --test-threads 1
 
 fuzz: ## Try odd input on decoding, merging, states, journal, manifests, configurations; SECONDS_EACH=600
 	@scripts/setup.sh cargo cc c++

@@ -4,6 +4,7 @@
 
 pub mod certificates;
 pub mod confirmations;
+pub mod conservation;
 pub mod gate;
 pub mod generate;
 pub mod http;
@@ -15,6 +16,7 @@ pub mod publisher;
 pub mod redis_cluster;
 pub mod redis_server;
 pub mod second_model;
+pub mod small_disk;
 pub mod streams;
 pub mod variant;
 pub mod wait;

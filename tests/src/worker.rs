@@ -262,9 +262,23 @@ impl Worker {
     #[must_use]
     #[track_caller]
     pub fn history(&self, id: &str) -> Vec<Value> {
-        let body = self.http().get(&format!("/evaluations/{id}/events")).json();
+        self.history_if_any(id).unwrap_or_else(|| panic!("there is no evaluation `{id}`"))
+    }
+
+    /// The history of an evaluation, oldest first; none where nothing is stored of it.
+    ///
+    /// # Panics
+    /// When the worker answers something else.
+    #[must_use]
+    #[track_caller]
+    pub fn history_if_any(&self, id: &str) -> Option<Vec<Value>> {
+        let answer = self.http().get(&format!("/evaluations/{id}/events"));
+        if answer.status == 404 {
+            return None;
+        }
+        let body = answer.json();
         let entries = body.as_array().or_else(|| body["events"].as_array());
-        entries.unwrap_or_else(|| panic!("no list of events: {body}")).clone()
+        Some(entries.unwrap_or_else(|| panic!("no list of events: {body}")).clone())
     }
 
     /// Its resident memory in bytes.

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod composite;
+mod conservation;
 mod durability;
 mod flow;
 mod journal;

@@ -25,7 +25,7 @@ fn a_group_that_is_deleted_is_created_anew_where_it_was() {
     let worker = setup(&redis, "memory", "a").set("source.streams.start", "$").start();
     let confirmations = Confirmations::listen(&redis);
     let mut stream = Stream::new(&redis, STREAM);
-    eventually(SOON, "the group", || !super::group_value(&mut stream, "name").is_empty());
+    eventually(SOON, "the group", || !stream.group_value(GROUP, "name").is_empty());
     stream.add(&[failed("before")]);
     confirmations.wait_for(1, SOON);
     wait_until_settled(&mut stream);
