@@ -13,6 +13,7 @@ pub mod process;
 pub mod publisher;
 pub mod redis_server;
 pub mod second_model;
+pub mod stream_load;
 pub mod streams;
 pub mod variant;
 pub mod wait;

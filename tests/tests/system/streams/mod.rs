@@ -16,11 +16,11 @@ use storage_worker_tests::worker::{Setup, Worker};
 
 use crate::SOON;
 
-const STREAM: &str = "evaluation:events";
+pub(crate) const STREAM: &str = "evaluation:events";
 const GROUP: &str = "storage-worker";
 
 /// A worker's configuration that reads the stream under a name, and nothing else.
-fn setup(redis: &RedisServer, plugin: &str, name: &str) -> Setup {
+pub(crate) fn setup(redis: &RedisServer, plugin: &str, name: &str) -> Setup {
     Setup::new(&redis.url(), plugin)
         .set("source.pubsub.enabled", false)
         .set("source.streams.streams", vec![STREAM])
@@ -33,12 +33,15 @@ fn setup(redis: &RedisServer, plugin: &str, name: &str) -> Setup {
 /// Waits until every entry is read, stored, confirmed and acknowledged.
 #[track_caller]
 fn wait_until_settled(stream: &mut Stream) {
-    eventually(SOON, "every entry to be read and acknowledged", || {
-        let position = group_value(stream, "last-delivered-id");
-        let last: Vec<(String, redis::Value)> =
-            redis::from_redis_value(stream.command("XREVRANGE", &["+", "-", "COUNT", "1"])).expect("entries");
-        stream.pending(GROUP) == 0 && last.first().is_none_or(|(id, _)| *id == position)
-    });
+    eventually(SOON, "every entry to be read and acknowledged", || is_settled(stream));
+}
+
+/// Every entry is read, stored, confirmed and acknowledged.
+pub(crate) fn is_settled(stream: &mut Stream) -> bool {
+    let position = group_value(stream, "last-delivered-id");
+    let last: Vec<(String, redis::Value)> =
+        redis::from_redis_value(stream.command("XREVRANGE", &["+", "-", "COUNT", "1"])).expect("entries");
+    stream.pending(GROUP) == 0 && last.first().is_none_or(|(id, _)| *id == position)
 }
 
 fn group_value(stream: &mut Stream, key: &str) -> String {
@@ -51,7 +54,7 @@ fn group_value(stream: &mut Stream, key: &str) -> String {
 
 /// Everything stored is what the second model makes of these events.
 #[track_caller]
-fn assert_all_stored(worker: &Worker, events: &[Sent]) {
+pub(crate) fn assert_all_stored(worker: &Worker, events: &[Sent]) {
     let model: BTreeMap<String, Expected> = expected(events, 0);
     assert!(!model.is_empty());
     for (id, expected) in model {
