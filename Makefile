@@ -26,9 +26,10 @@ test: setup ## Run all tests
 	cargo test --workspace
 	CARGO_PROFILE_DEV_DEBUG=false cargo test --manifest-path examples/sqlite/Cargo.toml --locked --target-dir target/variants
 
-soak: setup ## Run the long variants of tests: 300 reloads under load, outages and kills with a journal (some minutes)
+soak: setup ## Run the long variants of tests: 300 reloads and 20 swaps under load, outages and kills with a journal (an hour)
 	cargo build --workspace
 	RELOADS=300 cargo test -p storage-worker-tests --test system many_changes -- --nocapture
+	SWAP_RUNS=20 SWAP_RATE=2000 cargo test -p storage-worker-tests --test system swap:: -- --nocapture
 	OUTAGE_SECONDS=20 cargo test -p storage-worker-tests --test system journal:: -- --nocapture
 
 fuzz: ## Try odd input on decoding, merging, states, journal, manifests, configurations; SECONDS_EACH=600

@@ -159,7 +159,7 @@ fn names_that_cannot_be_meant_are_refused_with_those_that_can() {
     let cases: [(&[&str], &str); 4] = [
         (&["copy", "--from", "main", "--to", "main"], "both backends are `main`; name two"),
         (&["diff", "main", "othr"], "there is no backend `othr`; did you mean `other`?"),
-        (&["prune", "mine", "--older-than", "1d"], "there is no backend `mine`; did you mean `main`?"),
+        (&["prune", "mai", "--older-than", "1d"], "there is no backend `mai`; did you mean `main`?"),
         (&["prune", "main", "--older-than", "old"], "invalid value 'old' for '--older-than <TIME>'"),
     ];
     for (arguments, expected) in cases {

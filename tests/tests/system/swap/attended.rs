@@ -50,6 +50,12 @@ impl Attended {
         (self.began, self.kill) = (Instant::now(), kill);
     }
 
+    /// Waits until what is to happen to it has happened.
+    pub(super) fn end(&mut self) {
+        self.wait("to be killed", |this| this.kill.is_none());
+        self.wait_until_ready();
+    }
+
     pub(super) fn worker(&self) -> &Worker {
         self.worker.as_ref().expect("it is started again when it was killed")
     }

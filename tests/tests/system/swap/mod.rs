@@ -78,6 +78,7 @@ fn run(server: &PostgresServer, seed: u64, rate: u32, kill: Option<Kill>) -> Ran
     worker.begin(kill);
     procedure::there_and_back(&mut worker);
     let took = began.elapsed();
+    worker.end();
 
     let pause = longest_pause(&confirmations.received()[before..]);
     events.extend(load.stop());
