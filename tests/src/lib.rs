@@ -17,6 +17,7 @@ pub mod redis_cluster;
 pub mod redis_server;
 pub mod second_model;
 pub mod small_disk;
+pub mod stream_load;
 pub mod streams;
 pub mod variant;
 pub mod wait;

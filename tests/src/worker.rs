@@ -69,6 +69,15 @@ impl Setup {
     /// When a part of the path is a value already.
     #[must_use]
     pub fn set(mut self, path: &str, value: impl Into<toml::Value>) -> Self {
+        self.put(path, value);
+        self
+    }
+
+    /// Sets a key of the configuration, as [`Self::set`] does.
+    ///
+    /// # Panics
+    /// When a part of the path is a value already.
+    pub fn put(&mut self, path: &str, value: impl Into<toml::Value>) {
         let mut tables: Vec<&str> = path.split('.').collect();
         let key = tables.pop().expect("a split text has a part");
         let mut table = &mut self.config;
@@ -77,7 +86,6 @@ impl Setup {
             table = entry.as_table_mut().expect("the path leads through tables");
         }
         table.insert(key.to_owned(), value.into());
-        self
     }
 
     /// With a variable in the worker's environment, which else has only a search path.

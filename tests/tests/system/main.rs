@@ -22,8 +22,10 @@ mod replay;
 mod shutdown;
 mod sqlite;
 mod streams;
+mod swap;
 mod tiered;
 mod trees;
+mod upkeep;
 
 use std::time::Duration;
 

@@ -19,11 +19,11 @@ use storage_worker_tests::worker::{Setup, Worker};
 
 use crate::SOON;
 
-const STREAM: &str = "evaluation:events";
-const GROUP: &str = "storage-worker";
+pub(crate) const STREAM: &str = "evaluation:events";
+pub(crate) const GROUP: &str = "storage-worker";
 
 /// A worker's configuration that reads the stream under a name, and nothing else.
-fn setup(redis: &RedisServer, plugin: &str, name: &str) -> Setup {
+pub(crate) fn setup(redis: &RedisServer, plugin: &str, name: &str) -> Setup {
     Setup::new(&redis.url(), plugin)
         .set("source.pubsub.enabled", false)
         .set("source.streams.streams", vec![STREAM])
@@ -41,7 +41,7 @@ fn wait_until_settled(stream: &mut Stream) {
 
 /// Everything stored is what the second model makes of these events.
 #[track_caller]
-fn assert_all_stored(worker: &Worker, events: &[Sent]) {
+pub(crate) fn assert_all_stored(worker: &Worker, events: &[Sent]) {
     let model: BTreeMap<String, Expected> = expected(events, 0);
     assert!(!model.is_empty());
     for (id, expected) in model {
