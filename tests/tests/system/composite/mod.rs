@@ -1,13 +1,12 @@
-//! `cached-composite`: a primary that goes away and comes back, a worker that is killed meanwhile, a cache that is small.
+//! `cached-composite`: a cache that is small. `outages.rs` takes the primary away.
 
-use std::collections::BTreeMap;
+mod outages;
+
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use storage_worker_tests::confirmations::Confirmations;
-use storage_worker_tests::generate::Generator;
 use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::second_model::{Sent, expected};
@@ -87,122 +86,6 @@ fn files_in(directory: &Path) -> usize {
 }
 
 #[test]
-fn a_primary_that_goes_away_and_flaps_as_it_returns_has_everything_in_the_end() {
-    let redis = RedisServer::start();
-    let setup = composite(&redis);
-    let worker = setup.start();
-    let confirmations = Confirmations::listen(&redis);
-    let mut publisher = Publisher::new(&redis);
-    let mut generator = Generator::new(11);
-    let first: Vec<Sent> = (0..100).flat_map(|_| generator.lifecycle()).collect();
-    let mut tell = |events: &[Sent]| {
-        publisher.publish(events);
-        let confirmed = confirmations.wait_for(events.len(), Duration::from_secs(60));
-        confirmations.take();
-        confirmed
-    };
-    // Half of each before, the other half while the primary is away.
-    let (before, during): (Vec<_>, Vec<_>) = first.iter().cloned().enumerate().partition(|(place, _)| place % 2 == 0);
-    let [before, during] =
-        [before, during].map(|events| events.into_iter().map(|(_, event)| event).collect::<Vec<_>>());
-    tell(&before);
-
-    take_away(&setup);
-    let confirmed = tell(&during);
-
-    for confirmation in &confirmed {
-        assert_eq!(confirmation.text("durability"), "durable", "{confirmation:?}");
-        assert_eq!((confirmation.text("result"), confirmation.text("backend")), ("accepted", "disk"));
-        let (id, _) = confirmation.about();
-        let record = worker.record(&id).expect("what is confirmed can be read");
-        assert_eq!(record["incomplete"], true, "{record}");
-    }
-    assert_has_event(&worker, &confirmed.iter().map(|confirmation| confirmation.about()).collect::<Vec<_>>());
-    assert_eq!(detail(&worker, "main", "state"), "fallback");
-    assert!(worker.is_ready(), "it goes on without its primary");
-
-    let mut flapped: Vec<Sent> = Vec::new();
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::Acquire) {
-                give_back(&setup);
-                std::thread::sleep(Duration::from_millis(60));
-                take_away(&setup);
-                std::thread::sleep(Duration::from_millis(40));
-            }
-        });
-        for _ in 0..60 {
-            let events = generator.lifecycle();
-            let confirmed = tell(&events);
-            assert!(confirmed.iter().all(|confirmation| confirmation.text("durability") == "durable"));
-            assert_has_event(&worker, &confirmed.iter().map(|confirmation| confirmation.about()).collect::<Vec<_>>());
-            flapped.extend(events);
-        }
-        done.store(true, Ordering::Release);
-    });
-    give_back(&setup);
-
-    wait_until_caught_up(&worker);
-    assert!(worker.http().metric("storage_worker_backend_count_total", &["accepted"]) > 0.0, "{}", metrics(&worker));
-    let all: Vec<Sent> = first.into_iter().chain(flapped).collect();
-    assert_stored(&setup, worker, &all);
-}
-
-fn metrics(worker: &Worker) -> String {
-    worker.http().get("/metrics").body
-}
-
-/// A read that is answered has the events; one that cannot see them all says that it is unavailable.
-#[track_caller]
-fn assert_has_event(worker: &Worker, events: &[(String, String)]) {
-    let mut by_id: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (id, event) in events {
-        by_id.entry(id).or_default().push(event);
-    }
-    for (id, events) in by_id {
-        let answer = worker.http().get(&format!("/evaluations/{id}/events"));
-        if answer.status == 503 {
-            continue;
-        }
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        for event in events {
-            assert!(answer.body.contains(event), "{event} of {id} was confirmed; read: {}", answer.body);
-        }
-    }
-}
-
-#[test]
-fn nothing_is_lost_when_the_worker_is_killed_while_it_catches_up() {
-    let redis = RedisServer::start();
-    let setup =
-        composite(&redis).set("backends.far.options.slow_ms", 30).set("backends.main.options.catch_up_batch", 4);
-    take_away(&setup);
-    let worker = setup.start();
-    let confirmations = Confirmations::listen(&redis);
-    let mut generator = Generator::new(12);
-    let events: Vec<Sent> = (0..200).flat_map(|_| generator.lifecycle()).collect();
-    Publisher::new(&redis).publish(&events);
-    let confirmed = confirmations.wait_for(events.len(), Duration::from_secs(60));
-    assert!(confirmed.iter().all(|confirmation| confirmation.text("durability") == "durable"));
-    worker.kill();
-    give_back(&setup);
-
-    for kill in 0..3 {
-        let worker = setup.start();
-        let held = || detail(&worker, "main", "fallback_held").as_u64().expect("a number");
-        let at_start = held();
-        assert!(at_start > 0, "kill {kill}: nothing is left to catch up with");
-        eventually(SOON, "the catch-up to be at work", || held() + 12 < at_start.max(13));
-        worker.kill();
-    }
-
-    let worker = setup.start();
-    wait_until_caught_up(&worker);
-    assert_stored(&setup, worker, &events);
-}
-
-#[test]
 fn many_evaluations_through_a_small_cache_stay_within_it() {
     let redis = RedisServer::start();
     let setup = composite(&redis);
@@ -253,40 +136,4 @@ fn enable_caching_puts_a_cache_before_the_root() {
     confirmations.wait_for(2, SOON);
     assert_eq!(worker.record("e").expect("stored")["status"], "failed");
     assert_eq!(detail(&worker, "cached", "cache_hits"), 3);
-}
-
-#[test]
-fn every_tree_that_cannot_work_is_refused_with_what_to_do() {
-    let redis = RedisServer::start();
-    let refused = |change: &dyn Fn(Setup) -> Setup, expected: &str| {
-        let output = change(composite(&redis)).command(&["check"]).output().expect("the worker runs");
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{text}");
-        assert!(text.contains(expected), "expected `{expected}` in:\n{text}");
-    };
-    let good = composite(&redis);
-    assert_eq!(good.command(&["check"]).output().expect("the worker runs").status.code(), Some(0));
-
-    let child = |role: &'static str, name: &'static str| {
-        move |setup: Setup| setup.set(&format!("backends.main.children.{role}"), name)
-    };
-    refused(
-        &|setup| child("fallback", "far")(setup).set("backends.files.options.sync", "none"),
-        "is volatile, and this role takes a durable backend only; name another backend",
-    );
-    refused(
-        &|setup| setup.set("storage.backend", "hot"),
-        "`hot` may forget what it stored (it is evicting), so it can only be the cache of a layer",
-    );
-    refused(&child("primary", "hot"), "it can only be `cache`, or turn evicting off in its options");
-    refused(&child("cache", "disk"), "as a cache it would fill up; turn evicting on in its options");
-    refused(&child("fallbak", "disk"), "has no role `fallbak`; did you mean `fallback`?");
-    refused(&child("fallback", "dsk"), "unknown child `dsk`");
-    refused(&|setup| setup.set("backends.main.options.ttl", "0s"), "leave the cache out instead");
-    refused(&|setup| setup.set("backends.main.options.tll", "1s"), "unknown field `tll`");
-    let without_primary = |setup: Setup| {
-        let children: toml::Table = [("cache".to_owned(), toml::Value::from("hot"))].into_iter().collect();
-        setup.set("backends.main.children", children)
-    };
-    refused(&without_primary, "cannot work without a child as `primary`; add `children = { primary = \"…\" }`");
 }
