@@ -32,6 +32,9 @@ soak: setup ## Run the long variants of tests: reloads, swaps, outages, conserva
 	SWAP_RUNS=20 SWAP_RATE=2000 cargo test -p storage-worker-tests --test system swap:: -- --nocapture
 	OUTAGE_SECONDS=20 cargo test -p storage-worker-tests --test system journal:: -- --nocapture
 	SEED=$(or $(SEED),$(shell date +%s)) EVENTS=200000 FAULTS_EACH=20 HONESTY_KILLS=200 DEAD_WORKERS=10 cargo test -p storage-worker-tests --test system conservation:: -- --nocapture --test-threads 1
+	OUTAGE_SECONDS=60 cargo test -p storage-worker-tests --test system composite::outages:: -- --nocapture --test-threads=1
+	EVALUATIONS=1000000 cargo test -p storage-worker-tests --test cache -- --nocapture
+	LAYERS=all cargo test -p storage-worker-tests --test conformance layers:: -- --nocapture
 
 fuzz: ## Try odd input on decoding, merging, states, journal, manifests, configurations; SECONDS_EACH=600
 	@scripts/setup.sh cargo cc c++

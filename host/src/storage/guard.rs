@@ -36,6 +36,8 @@ pub struct Guard {
     gate: Gate,
     breakers: Breakers,
     call_timeout: Duration,
+    /// It was told that its tree is in use.
+    begun: AtomicBool,
     closed: AtomicBool,
     meter: Meter,
 }
@@ -56,6 +58,7 @@ impl Guard {
             capabilities,
             breakers: Breakers::new(&config.breaker),
             call_timeout: config.call_timeout,
+            begun: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             meter: Meter::new(metrics, instance),
         }
@@ -234,6 +237,20 @@ impl Backend for Guard {
             }
         };
         health.with("breaker", state.as_str())
+    }
+
+    /// A second time, as for one that is carried over into another tree, changes nothing.
+    fn begin(&self, call: &Call) -> Result<()> {
+        if self.begun.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let Some(backend) = self.gate.backend() else { return Ok(()) };
+        let begun = catch_unwind(AssertUnwindSafe(|| backend.begin(call)));
+        drop_caught(backend);
+        begun.unwrap_or_else(|payload| {
+            let message = panic_message(payload);
+            Err(Error::internal(format_args!("backend `{}` panicked in `begin`: {message}", self.instance)))
+        })
     }
 
     fn flush(&self, call: &Call) -> Result<()> {

@@ -2,6 +2,7 @@
 //! directories. One program, so that it is linked once. Run by `make test`, which builds what they start.
 
 mod bad_input;
+mod bad_trees;
 mod composite;
 mod conservation;
 mod durability;

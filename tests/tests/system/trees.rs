@@ -1,4 +1,4 @@
-//! Trees of backends as operators write them: the examples run, and what cannot work is refused with what to do.
+//! Trees of backends as operators write them: the examples run. What cannot work is in `bad_trees.rs`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -57,52 +57,6 @@ fn every_example_configuration_runs_and_stores() {
         let (status, log) = worker.terminate(Duration::from_secs(30));
         assert!(status.success(), "{}: {log}", path.display());
     }
-}
-
-/// What `check` says of backends below `[storage] backend = "main"`; panics unless it refuses them.
-fn refusal(backends: &str) -> String {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let path = directory.path().join("storage-worker.toml");
-    std::fs::write(&path, format!("[storage]\nbackend = \"main\"\n\n{backends}")).expect("written");
-    let setup = Setup::of_file(&path);
-    let output = setup.command(&["check"]).output().expect("check runs");
-    assert_eq!(output.status.code(), Some(2), "{backends}");
-    String::from_utf8(output.stderr).expect("text")
-}
-
-#[test]
-fn a_tree_that_cannot_work_is_refused_with_what_to_do() {
-    const STORES: &str = "\n[backends.f]\nplugin = \"file\"\noptions = { path = \"./f\" }\n[backends.m]\nplugin = \"memory\"\n\
-        [backends.hot]\nplugin = \"memory\"\noptions = { evict = true }\n";
-    let composite = |children: &str| {
-        refusal(&format!("[backends.main]\nplugin = \"cached-composite\"\nchildren = {{ {children} }}\n{STORES}"))
-    };
-    let cases = [
-        (composite("primary = \"main\""), "go round in a circle; take one child out"),
-        (composite("primary = \"g\""), "unknown child `g`"),
-        (
-            composite("cache = \"hot\""),
-            "cannot work without a child as `primary`; add `children = { primary = \"…\" }`",
-        ),
-        (composite("primary = \"f\", fallbck = \"m\""), "no role `fallbck`; did you mean `fallback`?"),
-        (
-            composite("primary = \"f\", fallback = \"f\""),
-            "stands 2 times in the tree (below `main`); give each place a backend of its own",
-        ),
-        (composite("primary = \"f\", fallback = \"m\""), "`m` is volatile"),
-        (composite("primary = \"f\", cache = \"m\""), "`m` never forgets"),
-        (composite("primary = \"hot\""), "`hot` may forget what it stored (it is evicting); it can only be `cache`"),
-        (
-            refusal("[backends.main]\nplugin = \"memory\"\noptions = { evict = true }\n"),
-            "it can only be the cache of a layer; choose another root",
-        ),
-        (refusal("[backends.main]\nplugin = \"postgresql\"\n"), "there is no plugin `postgresql`"),
-    ];
-    for (said, expected) in cases {
-        assert!(said.contains(expected), "expected: {expected}\nsaid: {said}");
-    }
-    let unknown = refusal("[backends.main]\nplugin = \"postgresql\"\n");
-    assert!(unknown.contains("cached-composite") && unknown.contains("looked in"), "{unknown}");
 }
 
 /// It used to be drawn without what each part promises, which is what one needs to see then.
