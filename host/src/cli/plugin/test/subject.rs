@@ -49,6 +49,8 @@ pub(super) struct Tested {
     pub(super) work: PathBuf,
     pub(super) children: Children,
     pub(super) description: Description,
+    /// How many times each of several processes goes through all ids.
+    pub(super) rounds: u64,
 }
 
 impl Origin {
@@ -156,6 +158,10 @@ impl Subject for Tested {
         // What is volatile and of one process has nothing to share a place by.
         let has_store = self.description.capabilities.durable || !self.description.capabilities.exclusive;
         has_store && !self.has_directory()
+    }
+
+    fn rounds(&self) -> u64 {
+        self.rounds
     }
 }
 
