@@ -26,7 +26,7 @@ use self::signals::Signal;
 pub(crate) use self::signals::Signals;
 use self::waiting::Waiting;
 use crate::config::{Config, ConfigError, Loaded};
-use crate::http::{self, AppState, BindError, JournalHealth, Listener, WorkerStatus};
+use crate::http::{self, AppState, BindError, JournalHealth, Listener, Stalled, WorkerStatus};
 use crate::journal::config::Mode;
 use crate::journal::{self, Journal, JournalError};
 use crate::letters::desk::Desk;
@@ -42,7 +42,7 @@ use crate::source::{Source, now};
 use crate::storage::explain::Setting;
 use crate::storage::{Current, OpenError, Plan, Problems, ReloadError};
 use crate::telemetry::metrics::Metrics;
-use crate::worker::{Died, Left, Parts, Served, Worker};
+use crate::worker::{Died, Left, Parts, Served, Since, Worker};
 
 /// The generation of the configuration that a start has.
 const FIRST_GENERATION: u64 = 1;
@@ -362,9 +362,17 @@ fn worker_status(worker: &Arc<Worker>, draining: &Arc<AtomicBool>) -> Box<dyn Fn
         WorkerStatus {
             redis_healthy,
             redis_reason: last_error.filter(|_| !redis_healthy).unwrap_or_default(),
+        let Since { redis, journal: blocked, storage } = status.troubles;
+        let lasts = |since: Option<std::time::Instant>| since.map(|since| since.elapsed());
+        let stalled = storage
+            .zip(status.retrying_lanes.first())
+            .map(|(since, (_, error))| Stalled { reason: error.to_string(), lasts: since.elapsed() });
             events_processed: status.events_processed,
             generation: status.generation,
             draining: draining.load(Ordering::Relaxed),
+            redis_away_for: lasts(redis),
+            journal_blocked_for: lasts(blocked),
+            stalled,
             stuck: status.stuck_lanes.iter().map(stuck).collect(),
             journal: journal.map(journal_health),
         }

@@ -32,7 +32,7 @@ use axum::routing::{get, post};
 
 use self::calls::Calls;
 pub use self::config::{AdminConfig, Config};
-pub use self::health::{JournalHealth, WorkerStatus};
+pub use self::health::{JournalHealth, Stalled, WorkerStatus};
 pub use self::listener::{BindError, Listener};
 pub(crate) use self::reading::parse_time;
 pub use self::wire::BackendEntry;

@@ -25,6 +25,7 @@ mod status;
 mod taken;
 #[cfg(test)]
 mod test_kit;
+mod troubles;
 mod watch;
 
 use std::io;
@@ -49,6 +50,8 @@ pub use self::served::Served;
 use self::served::Slot;
 use self::spent::Spent;
 pub use self::status::{SourceStatus, Status};
+pub use self::troubles::Since;
+use self::troubles::Troubles;
 use self::watch::Watch;
 use crate::event::decode::Limits;
 use crate::event::row::EventRows;
@@ -94,6 +97,7 @@ struct Shared {
     spent: Spent,
     acknowledge: Arc<Acknowledge>,
     counters: Arc<Counters>,
+    troubles: Troubles,
 }
 
 /// A running worker. It runs until it is drained; dropped without that, its threads go on until the process ends.
@@ -160,6 +164,7 @@ impl Worker {
             spent: Spent::default(),
             acknowledge,
             counters: Arc::new(Counters::new(metrics)),
+            troubles: Troubles::default(),
         });
         let lanes: Vec<_> = (0..config.lanes.min(parallel_calls).max(1)).map(|_| Arc::new(LaneState::new())).collect();
         let (tell, died) = mpsc::channel(1);
