@@ -35,6 +35,9 @@ soak: setup ## Run the long variants of tests: reloads, swaps, outages, conserva
 	OUTAGE_SECONDS=60 cargo test -p storage-worker-tests --test system composite::outages:: -- --nocapture --test-threads=1
 	EVALUATIONS=1000000 cargo test -p storage-worker-tests --test cache -- --nocapture
 	LAYERS=all cargo test -p storage-worker-tests --test conformance layers:: -- --nocapture
+	POISON_EVENTS=60000 cargo test -p storage-worker-tests --test system poison:: -- --nocapture
+	LONG_OUTAGE_SECONDS=300 cargo test -p storage-worker-tests --test system outage:: -- --nocapture
+	REPLAY_SETS=5000 cargo test -p storage-worker-tests --test system replaying:: -- --nocapture
 
 fuzz: ## Try odd input on decoding, merging, states, journal, manifests, configurations; SECONDS_EACH=600
 	@scripts/setup.sh cargo cc c++

@@ -15,6 +15,8 @@ mod letters;
 mod lifecycles;
 mod mirror;
 mod models;
+mod outage;
+mod poison;
 mod postgres;
 mod reading;
 mod redis_away;

@@ -8,6 +8,7 @@ mod models;
 mod opening;
 mod outages;
 mod plans;
+mod replaying;
 mod unreadable;
 
 use std::path::Path;
