@@ -9,8 +9,8 @@ export PATH := $(PATH):$(CARGO_HOME)/bin:/usr/local/bin:/opt/homebrew/bin
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Find or install what the tests need beside Rust: redis-server, PostgreSQL, strace, a C compiler
-	@scripts/setup.sh cargo cc redis-server postgres strace
+setup: ## Find or install what the tests need beside Rust: redis-server, PostgreSQL, PgBouncer, strace, a C compiler
+	@scripts/setup.sh cargo cc redis-server postgres pgbouncer strace
 
 build: ## Build the worker and its plugins
 	@scripts/setup.sh cargo cc
@@ -26,10 +26,11 @@ test: setup ## Run all tests
 	cargo test --workspace
 	CARGO_PROFILE_DEV_DEBUG=false cargo test --manifest-path examples/sqlite/Cargo.toml --locked --target-dir target/variants
 
-soak: setup ## Run the long variants of tests: 300 reloads under load, outages and kills with a journal (some minutes)
+soak: setup ## Run the long variants of tests: 300 reloads under load, outages, kills, shared merges (some minutes)
 	cargo build --workspace
 	RELOADS=300 cargo test -p storage-worker-tests --test system many_changes -- --nocapture
 	OUTAGE_SECONDS=20 cargo test -p storage-worker-tests --test system journal:: -- --nocapture
+	SHARED_ROUNDS=100 cargo test -p storage-worker-tests --test conformance postgres_is_complete_and_shared -- --nocapture
 
 fuzz: ## Try odd input on decoding, merging, states, journal, manifests, configurations; SECONDS_EACH=600
 	@scripts/setup.sh cargo cc c++

@@ -2,17 +2,20 @@
 //!
 //! The tests are in `tests/system/`. They start the real binary with real plugins and a real Redis, all on 127.0.0.1.
 
+pub mod authority;
 pub mod confirmations;
 pub mod gate;
 pub mod generate;
 pub mod http;
 pub mod load;
 pub mod outside;
+pub mod pgbouncer;
 pub mod postgres_server;
 pub mod process;
 pub mod publisher;
 pub mod redis_server;
 pub mod second_model;
+pub mod small_disk;
 pub mod streams;
 pub mod variant;
 pub mod wait;

@@ -8,6 +8,8 @@ mod models;
 mod opening;
 mod outages;
 mod plans;
+mod pooler;
+mod tls;
 mod unreadable;
 
 use std::path::Path;
