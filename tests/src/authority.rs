@@ -31,8 +31,11 @@ impl Authority {
     #[must_use]
     pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("make a temporary directory");
+        // Each has a name of its own.
+        let name = directory.path().file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let subject = format!("/CN=Authority {name}");
         let authority = Self { directory };
-        let options = ["-subj", "/CN=Authority of a test", "-days", "2", "-keyout", "ca.key", "-out", "ca.crt"];
+        let options = ["-subj", &subject, "-days", "2", "-keyout", "ca.key", "-out", "ca.crt"];
         authority.openssl(&[&["req", "-x509"][..], &KEY, &options].concat());
         authority
     }

@@ -187,13 +187,14 @@ fn certificates_that_cannot_be_read_end_the_start_by_name() {
     let (server, cache) = (PostgresServer::start(), tempfile::tempdir().expect("make a temporary directory"));
     let empty = cache.path().join("empty.pem");
     std::fs::write(&empty, "nothing").expect("write a file");
-    let issued = Authority::new().issue("/CN=a", "");
-    let other = Authority::new().issue("/CN=b", "");
+    let authority = Authority::new();
+    let (issued, other) = (authority.issue("/CN=a", ""), authority.issue("/CN=b", ""));
     for (options, named) in [
         (json!({"sslmode": "verify-ca", "sslrootcert": "/nowhere/ca.pem"}), "/nowhere/ca.pem"),
         (json!({"sslmode": "verify-ca", "sslrootcert": empty}), "empty.pem` has no certificate"),
         (json!({"sslcert": empty, "sslkey": issued.key}), "empty.pem"),
         (json!({"sslcert": issued.certificate, "sslkey": "/nowhere/key.pem"}), "/nowhere/key.pem"),
+        (json!({"sslcert": issued.certificate, "sslkey": empty}), "empty.pem` has no private key"),
         (json!({"sslcert": issued.certificate, "sslkey": other.key}), "`sslcert` and `sslkey`"),
     ] {
         let error = open(&server, cache.path(), &options).map(drop).expect_err("it cannot be read");
