@@ -2,7 +2,7 @@
 # Finds what is named on the command line, or installs it: with apt-get on Debian and Ubuntu, with brew on macOS.
 # Says nothing where all is there. What cannot be installed gets one line that names the package; then the status is 1.
 #
-#   scripts/setup.sh cargo cc redis-server postgres strace
+#   scripts/setup.sh cargo cc redis-server postgres pgbouncer strace
 set -euo pipefail
 
 PATH="$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin:/usr/local/bin:/usr/sbin:/opt/homebrew/bin"
@@ -14,6 +14,7 @@ package_of() {
         *:cargo) ;;
         Darwin:redis-server) echo redis ;;
         *:postgres) echo postgresql ;;
+        *:pgbouncer) echo pgbouncer ;;
         Darwin:*) ;;
         *:cc) echo gcc libc6-dev ;;
         *:c++) echo g++ ;;

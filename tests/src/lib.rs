@@ -2,7 +2,7 @@
 //!
 //! The tests are in `tests/system/`. They start the real binary with real plugins and a real Redis, all on 127.0.0.1.
 
-pub mod certificates;
+pub mod authority;
 pub mod confirmations;
 pub mod conservation;
 pub mod gate;
@@ -10,6 +10,7 @@ pub mod generate;
 pub mod http;
 pub mod load;
 pub mod outside;
+pub mod pgbouncer;
 pub mod postgres_server;
 pub mod process;
 pub mod publisher;

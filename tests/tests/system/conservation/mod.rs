@@ -36,7 +36,7 @@ fn streams_to_files_conserve_events_through_every_fault() {
     let seed = or_else("SEED", SEED);
     let mut kinds = vec![Fault::KillWorker, Fault::StopWorker, Fault::KillRedis, Fault::CutClients];
     // An evaluation has two files, of at least a page each.
-    let run = Run::to_files(seed, (or_else("EVENTS", 8000) as u64 * 8192).max(256 << 20));
+    let run = Run::to_files(seed, (or_else("EVENTS", 8000) / 128).max(256));
     if run.has_small_disk() {
         kinds.push(Fault::FillDisk);
     } else {
