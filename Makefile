@@ -26,10 +26,12 @@ test: setup ## Run all tests
 	cargo test --workspace
 	CARGO_PROFILE_DEV_DEBUG=false cargo test --manifest-path examples/sqlite/Cargo.toml --locked --target-dir target/variants
 
-soak: setup ## Run the long variants of tests: reloads, outages, kills, layers over everything, a full cache (an hour)
+soak: setup ## Run the long variants of tests: reloads, swaps, outages, conservation, under load (hours); SEED=1
 	cargo build --workspace
 	RELOADS=300 cargo test -p storage-worker-tests --test system many_changes -- --nocapture
+	SWAP_RUNS=20 SWAP_RATE=2000 cargo test -p storage-worker-tests --test system swap:: -- --nocapture
 	OUTAGE_SECONDS=20 cargo test -p storage-worker-tests --test system journal:: -- --nocapture
+	SEED=$(or $(SEED),$(shell date +%s)) EVENTS=200000 FAULTS_EACH=20 HONESTY_KILLS=200 DEAD_WORKERS=10 cargo test -p storage-worker-tests --test system conservation:: -- --nocapture --test-threads 1
 	OUTAGE_SECONDS=60 cargo test -p storage-worker-tests --test system composite::outages:: -- --nocapture --test-threads=1
 	EVALUATIONS=1000000 cargo test -p storage-worker-tests --test cache -- --nocapture
 	LAYERS=all cargo test -p storage-worker-tests --test conformance layers:: -- --nocapture

@@ -321,7 +321,7 @@ fn start_worker(
     if config.source.streams.is_enabled() {
         let channels = config.events.channels().map(str::to_owned);
         let (streams, name) = (&config.source.streams, config.worker.name());
-        sources.push(Box::new(Streams::new(redis.clone(), streams, &name, channels, &Handle::current())?));
+        sources.push(Box::new(Streams::new(&redis, streams, &name, channels, &Handle::current())?));
     }
     let parts = Parts {
         sources,

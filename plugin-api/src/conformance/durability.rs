@@ -9,7 +9,9 @@ use crate::names::HISTORY_PREFIX;
 
 use super::delete::delete;
 use super::events::{Flood, begun, joined, note};
-use super::trial::{Trial, Unmet, call, call_ok, expect, expect_stored, failed, get, merge, merge_one, open};
+use super::trial::{
+    Trial, Unmet, call, call_ok, expect, expect_same, expect_stored, failed, get, merge, merge_one, open,
+};
 use super::{Behavior, Level, Need, Place, Processes, Synced};
 use crate::model::status::Status;
 
@@ -26,11 +28,11 @@ pub(super) const BEHAVIORS: &[Behavior] = &[
     behavior("durability.synced_before_answered", "syncs what it wrote before it answers", synced_before_answered),
     behavior("durability.survives_kill", "has every answered item after its process was killed", survives_kill),
     Behavior {
-        name: "shared.two_processes",
-        asks: "loses nothing of what two processes merge into the same ids, and shows it to a third",
+        name: "shared.four_processes",
+        asks: "loses nothing of what four processes merge into the same 1000 ids, and shows it to a fifth",
         level: Level::Shared,
         needs: Need::Shared,
-        run: two_processes,
+        run: four_processes,
     },
 ];
 
@@ -86,7 +88,7 @@ fn kept_when_reopened(trial: &Trial<'_>) -> Result<(), Unmet> {
 
 fn synced_before_answered(trial: &Trial<'_>) -> Result<(), Unmet> {
     let place = trial.place()?;
-    let flood = Flood { prefix: format!("{}f", trial.prefix), writer: 0, evaluations: 4, events: 24 };
+    let flood = Flood { prefix: format!("{}f", trial.prefix), writer: 0, evaluations: 4, events: 24, batch: 1 };
     let merges = processes(&*place)?.watch(&flood)?;
     if merges.len() as u64 != flood.events {
         return Err(Unmet::NotRun(format!("only {} of {} merges were seen", merges.len(), flood.events)));
@@ -129,7 +131,7 @@ fn survives_kill(trial: &Trial<'_>) -> Result<(), Unmet> {
     let processes = processes(&*place)?;
     let mut kept: Vec<(Flood, Vec<u64>)> = Vec::new();
     for writer in 0..KILLS {
-        let flood = Flood { prefix: format!("{}f", trial.prefix), writer, evaluations: 5, events: 1_000_000 };
+        let flood = Flood { prefix: format!("{}f", trial.prefix), writer, evaluations: 5, events: 1_000_000, batch: 1 };
         let kill_after = Duration::from_millis(trial.random.borrow_mut().u64(0..120));
         let answered = processes.run(std::slice::from_ref(&flood), Some(kill_after))?;
         kept.push((flood, answered.into_iter().flatten().collect()));
@@ -145,18 +147,36 @@ fn survives_kill(trial: &Trial<'_>) -> Result<(), Unmet> {
     Ok(())
 }
 
-fn two_processes(trial: &Trial<'_>) -> Result<(), Unmet> {
+/// Each process merges into each id once a round; what is stored at the end is what the model makes of all of it.
+fn four_processes(trial: &Trial<'_>) -> Result<(), Unmet> {
+    const WRITERS: u64 = 4;
+    const IDS: u64 = 1000;
+    const BATCH: u64 = 100;
     let place = trial.place()?;
     let processes = processes(&*place)?;
     let backend = open(&*place)?;
     let id = trial.id();
     merge_one(&*backend, &id, &note(1))?;
-    let flood = |writer| Flood { prefix: format!("{}f", trial.prefix), writer, evaluations: 3, events: 60 };
-    let floods = [flood(0), flood(1)];
+    let (prefix, events) = (format!("{}f", trial.prefix), IDS * trial.subject().rounds());
+    let flood = |writer| Flood { prefix: prefix.clone(), writer, evaluations: IDS, events, batch: BATCH };
+    let floods: Vec<Flood> = (0..WRITERS).map(flood).collect();
     let answered = processes.run(&floods, None)?;
+    let mut expected: BTreeMap<String, State> = BTreeMap::new();
     for (flood, answered) in floods.iter().zip(&answered) {
-        expect_flooded(&*backend, flood, answered, "in a third process")?;
+        let count = answered.len() as u64;
+        expect(count == events, &format!("{events} answered merges of each process"), || format!("{count}"))?;
+        for number in 0..events {
+            expected.entry(flood.id(number)).or_default().merge(&flood.state(number));
+        }
     }
+    let expected: Vec<(&str, &State)> = expected.iter().map(|(id, state)| (&**id, state)).collect();
+    for part in expected.chunks(BATCH as usize) {
+        let ids: Vec<&str> = part.iter().map(|(id, _)| *id).collect();
+        for ((id, expected), found) in part.iter().zip(get(&*backend, &ids)?) {
+            expect_same(id, Some(expected), found.as_ref().map(|found| &found.state))?;
+        }
+    }
+    trial.note(format!("{} merges of {WRITERS} processes into {IDS} ids", events * WRITERS));
     expect_stored(&*backend, &id, Some(&note(1)))
 }
 

@@ -87,7 +87,9 @@ pub(super) fn joined<'a>(states: impl IntoIterator<Item = &'a State>) -> State {
     all
 }
 
-/// Merges for a process of its own: one event after the other, spread over some evaluations.
+/// Merges for a process of its own: one batch after the other, spread over some evaluations.
+///
+/// Every second writer goes through the evaluations backwards, so that two meet each other, and none in the order of time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flood {
     /// What the ids of the evaluations begin with.
@@ -98,6 +100,8 @@ pub struct Flood {
     pub evaluations: u64,
     /// How many events are merged.
     pub events: u64,
+    /// How many events are merged in one call; at most as many as there are evaluations.
+    pub batch: u64,
 }
 
 /// How far a flood is.
@@ -113,7 +117,9 @@ impl Flood {
     /// The evaluation of an event.
     #[must_use]
     pub fn id(&self, number: u64) -> String {
-        format!("{}{}", self.prefix, number % self.evaluations.max(1))
+        let count = self.evaluations.max(1);
+        let place = number % count;
+        format!("{}{}", self.prefix, if self.writer % 2 == 0 { place } else { count - 1 - place })
     }
 
     /// The id of an event, which nothing else contains.
@@ -122,11 +128,24 @@ impl Flood {
         format!("{}w{}n{number}e", self.prefix, self.writer)
     }
 
-    /// An event.
+    /// An event. Those of one evaluation contradict each other.
     #[must_use]
     pub fn state(&self, number: u64) -> State {
-        let time = i64::try_from(number).unwrap_or(0) * 16 + i64::try_from(self.writer % 16).unwrap_or(0);
-        note_of(time, &self.event_id(number), "flooded")
+        let mixed = number.wrapping_mul(7919).wrapping_add(self.writer.wrapping_mul(104_729)) % 100_003;
+        let event_id = self.event_id(number);
+        let time = i64::try_from(mixed).unwrap_or_default();
+        let mut state = note_of(time, &event_id, "flooded");
+        let stamp = stamp(time, &event_id);
+        match mixed % 4 {
+            0 => state.set_text(&stamp, names::CODE, event_id.as_str()),
+            1 => state.set_metadata(&stamp, "flooded", number.to_string()),
+            even_or_odd => {
+                let status = if even_or_odd == 2 { Status::Completed } else { Status::Failed };
+                state.set_end(&stamp, status);
+                state.set_text(&stamp, &names::outcome(status, "output"), event_id.as_str());
+            }
+        }
+        state
     }
 
     /// Merges the events, and tells each step before it goes on.
@@ -134,17 +153,26 @@ impl Flood {
     /// # Errors
     /// When one is not taken.
     pub fn run(&self, backend: &dyn Backend, mut tell: impl FnMut(Step)) -> Result<()> {
-        for number in 0..self.events {
-            let (id, state) = (self.id(number), self.state(number));
-            tell(Step::Merging(number));
+        let mut first = 0;
+        while first < self.events {
+            let numbers = first..self.events.min(first + self.batch.max(1));
+            first = numbers.end;
+            let items: Vec<(String, State)> =
+                numbers.clone().map(|number| (self.id(number), self.state(number))).collect();
+            let items: Vec<(&str, &State)> = items.iter().map(|(id, state)| (&**id, state)).collect();
+            numbers.clone().for_each(|number| tell(Step::Merging(number)));
             let call = Call::with_budget(CALL_BUDGET);
-            let answers = with_items(&[(&id, &state)], |batch| backend.merge(&call, batch))?;
-            match answers.into_iter().next().map(|answer| answer.outcome) {
-                Some(Outcome::Rejected(error)) => return Err(error),
-                Some(Outcome::Created | Outcome::Updated | Outcome::Unchanged | Outcome::Accepted) => {}
-                None => return Err(Error::internal("no answer for an item")),
+            let answers = with_items(&items, |batch| backend.merge(&call, batch))?;
+            if answers.len() != items.len() {
+                return Err(Error::internal("not one answer for each item"));
             }
-            tell(Step::Answered(number));
+            for answer in answers {
+                match answer.outcome {
+                    Outcome::Rejected(error) => return Err(error),
+                    Outcome::Created | Outcome::Updated | Outcome::Unchanged | Outcome::Accepted => {}
+                }
+            }
+            numbers.for_each(|number| tell(Step::Answered(number)));
         }
         Ok(())
     }

@@ -68,6 +68,9 @@ use crate::plugin_host::panic_message;
 pub use events::{Flood, Step};
 pub use trial::{Trial, Unmet};
 
+/// How many times each of several processes goes through all ids, unless somebody has more time.
+pub const DEFAULT_ROUNDS: u64 = 3;
+
 /// Something a backend must do.
 pub struct Behavior {
     /// Its name, `<family>.<what>`.
@@ -185,6 +188,11 @@ pub trait Subject: Send + Sync {
     /// Whether a place may hold what others have stored.
     fn has_others(&self) -> bool {
         false
+    }
+
+    /// How many times each of several processes goes through all ids.
+    fn rounds(&self) -> u64 {
+        DEFAULT_ROUNDS
     }
 }
 

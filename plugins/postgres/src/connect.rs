@@ -29,7 +29,7 @@ impl Target {
         let (mut config, given) = match options.url.is_empty() {
             true if options.host.is_none() => {
                 return Err(
-                    "`url` is missing; give the URL of the database, say `postgres://user@host/database`".to_owned()
+                    "`url` is missing; give the URL of the database, or `host`, `user` and `database`".to_owned()
                 );
             }
             true => (Config::new(), Vec::new()),
@@ -57,10 +57,14 @@ impl Target {
             config.application_name("storage-worker");
         }
         if config.get_user().is_none() {
-            return Err("`url` names no user; write `postgres://user@host/database`, or set `user`".to_owned());
+            return Err("`url` names no user; put it before the host, as in `user@host`, or set `user`".to_owned());
         }
         if config.get_hosts().is_empty() {
-            return Err("`url` names no host; write `postgres://user@host/database`".to_owned());
+            return Err("`url` names no host; put it behind the user, as in `user@host`".to_owned());
+        }
+        // What stands before it may be the end of a password, and hosts are shown.
+        if config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {
+            return Err("`url` has more than one `@`; write one that belongs to the password as `%40`".to_owned());
         }
         match options.target_session_attrs.as_deref() {
             Some("any") => drop(config.target_session_attrs(TargetSessionAttrs::Any)),
@@ -130,7 +134,9 @@ fn parse(url: &str) -> Result<(Config, Vec<(String, String)>), String> {
             (format!("{scheme}://{path}{query}"), given.collect())
         }
         _ => {
-            return Err("`url` is no URL of PostgreSQL; write `postgres://user:password@host:5432/database`".to_owned());
+            return Err(
+                "`url` is no URL of PostgreSQL; begin it with `postgres://`, or write `key=value` words".to_owned()
+            );
         }
     };
     let config: Config = plain.parse().map_err(|error: tokio_postgres::Error| {
@@ -235,6 +241,15 @@ mod tests {
         assert_eq!(target("postgresql+psycopg2://u@h/d").to_string(), "database `d` on `h:5432`");
         let keys = target("host=h user=u dbname=d sslmode=disable");
         assert_eq!((keys.to_string().as_str(), keys.tls.mode), ("database `d` on `h:5432`", SslMode::Disable));
+    }
+
+    #[test]
+    fn a_password_that_ends_too_early_is_not_shown_as_a_host() {
+        let options = Options { url: "postgres://u:gehe@im@h/d".to_owned(), ..Options::default() };
+
+        let problem = Target::of(&options).err().expect("it is refused");
+
+        assert!(problem.contains("`%40`") && !problem.contains("im@"), "{problem}");
     }
 
     #[test]

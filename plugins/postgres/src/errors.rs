@@ -51,25 +51,27 @@ impl From<tokio_postgres::Error> for Failure {
     }
 }
 
-impl From<PoolError> for Failure {
-    fn from(error: PoolError) -> Self {
-        match error {
-            PoolError::Backend(error) => Self::Other(on_connect(&error)),
-            PoolError::Timeout(deadpool_postgres::TimeoutType::Wait) => {
-                Self::Other(Error::overloaded("every connection to PostgreSQL is in use; raise `connections`"))
-            }
-            PoolError::Timeout(_) => Self::Other(Error::unavailable("PostgreSQL did not answer in time")),
-            other => Self::Other(Error::unavailable(format_args!("no connection to PostgreSQL: {other}"))),
+/// Why there is no connection to a target.
+pub(crate) fn no_connection(error: &PoolError, target: &str) -> Failure {
+    let other = match error {
+        PoolError::Backend(error) => return Failure::Other(on_connect(error, target)),
+        PoolError::Timeout(deadpool_postgres::TimeoutType::Wait) => {
+            return Failure::Other(Error::overloaded("every connection to PostgreSQL is in use; raise `connections`"));
         }
-    }
+        PoolError::Timeout(_) => "it did not answer in time".to_owned(),
+        other => other.to_string(),
+    };
+    Failure::Other(Error::unavailable(format_args!("cannot connect to {target}: {other}")))
 }
 
 /// What an error while connecting means: a refused password may be right tomorrow, a database that is not there is not.
-pub(crate) fn on_connect(error: &tokio_postgres::Error) -> Error {
+fn on_connect(error: &tokio_postgres::Error, target: &str) -> Error {
     let Some(database) = error.as_db_error() else {
-        return Error::unavailable(format_args!("cannot connect to PostgreSQL: {}", chain(error)));
+        // What tokio-postgres calls it says less than its cause.
+        let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| chain(cause));
+        return Error::unavailable(format_args!("cannot connect to {target}: {cause}"));
     };
-    let text = format!("PostgreSQL refuses the connection: {}", describe(database));
+    let text = format!("PostgreSQL refuses a connection to {target}: {}", describe(database));
     if *database.code() == SqlState::INVALID_CATALOG_NAME {
         return Error::configuration(format_args!("{text}; create the database, or name another one"));
     }
@@ -88,6 +90,11 @@ fn of_database(error: &DbError) -> Failure {
     if [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT].contains(code) {
         return Failure::Other(Error::configuration(format_args!(
             "{text}; behind a pooler in transaction mode set `prepared_statements = false`"
+        )));
+    }
+    if *code == SqlState::INSUFFICIENT_PRIVILEGE {
+        return Failure::Other(Error::configuration(format_args!(
+            "{text}; the rights that a role needs are in docs/postgres.md"
         )));
     }
     let kind = match &code.code()[..2] {

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use crate::errors::Failure;
 use crate::migrations::advisory_lock;
 use crate::pool::{Pool, Session};
-use crate::tables::Tables;
+use crate::tables::{Query, Tables};
 
 /// Names and definitions. Where ids compare byte by byte the primary key is the index of the last.
 const INDEXES: [(&str, &str); 6] = [
@@ -65,7 +65,7 @@ async fn build_missing(pool: &Pool, builders: &Pool, tables: &Tables) -> Result<
     let mut builder = builders.session(Instant::now() + PATIENCE).await?;
     // Whatever is set for the session must not outlive it.
     builder.enter_transaction();
-    builder.command("SET statement_timeout = 0; SET lock_timeout = 0").await?;
+    lift_limits(&builder).await?;
     for (name, definition) in missing(&builder, tables).await? {
         let start = Instant::now();
         info!(index = name, "building an index");
@@ -75,6 +75,16 @@ async fn build_missing(pool: &Pool, builders: &Pool, tables: &Tables) -> Result<
         info!(index = name, seconds = start.elapsed().as_secs(), "index built");
     }
     give_times(&builder, tables).await
+}
+
+/// A build takes as long as it takes. Where that is so already nothing is set: a pooler would hand that on to others.
+async fn lift_limits(builder: &Session) -> Result<(), Failure> {
+    let sql =
+        "SELECT name::text FROM pg_settings WHERE name IN ('statement_timeout', 'lock_timeout') AND setting <> '0'";
+    for row in builder.query(&Query { sql: sql.to_owned(), types: Vec::new() }, &[]).await? {
+        builder.command(&format!("SET {} = 0", row.get::<_, &str>(0))).await?;
+    }
+    Ok(())
 }
 
 /// Gives rows without a time one, as lists need a place for everybody. They are found by an index that is there by now.

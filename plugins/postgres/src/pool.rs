@@ -10,7 +10,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
 
 use crate::connect::Target;
-use crate::errors::Failure;
+use crate::errors::{Failure, no_connection};
 use crate::options::Options;
 use crate::tables::Query;
 
@@ -23,6 +23,8 @@ pub(crate) type Parameter<'a> = &'a (dyn ToSql + Sync);
 /// The connections of an instance.
 pub(crate) struct Pool {
     pool: deadpool_postgres::Pool,
+    /// Where connections lead, for people.
+    target: String,
     named: bool,
 }
 
@@ -45,14 +47,14 @@ impl Pool {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| Error::internal(format_args!("the pool: {error}")))?;
-        Ok(Self { pool, named: options.prepared_statements })
+        Ok(Self { pool, target: target.to_string(), named: options.prepared_statements })
     }
 
     /// A connection of one's own, until a time.
     pub(crate) async fn session(&self, deadline: Instant) -> Result<Session, Failure> {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeouts = Timeouts { wait: Some(left), create: Some(left), recycle: Some(left) };
-        let client = self.pool.timeout_get(&timeouts).await?;
+        let client = self.pool.timeout_get(&timeouts).await.map_err(|error| no_connection(&error, &self.target))?;
         Ok(Session { client: Some(client), named: self.named, in_transaction: false, pending: AtomicUsize::new(0) })
     }
 

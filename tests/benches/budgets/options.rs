@@ -1,10 +1,14 @@
 //! What to measure, and how thoroughly.
 
 /// The rows, in the order in which they are measured.
-pub(crate) const ROWS: [(&str, &str); 13] = [
+pub(crate) const ROWS: [(&str, &str); 14] = [
     ("memory", "pub/sub to memory against the bare loop, a new evaluation per event and lifecycles"),
     ("streams", "streams to memory against the bare loop that reads a group and acknowledges, likewise"),
     ("file", "pub/sub to file against the bare loop that writes files, likewise"),
+    (
+        "streams-file",
+        "streams to file against the bare loop that reads a group, writes files and acknowledges, likewise",
+    ),
     ("journal", "pub/sub to memory and to file, with the journal against without it, lifecycles"),
     ("plugin-call", "a batch of 256 events through the plugin boundary against the same calls made statically"),
     ("latency", "confirmation at 1000 and 5000 events/s, from the intended send time, memory and file"),

@@ -57,11 +57,14 @@ impl Side {
     }
 
     /// Starts the bare loop on an empty stream, and waits until it has a group there.
-    pub(crate) fn bare_loop_on_stream(redis: &RedisServer) -> Self {
+    pub(crate) fn bare_loop_on_stream(redis: &RedisServer, store: Store) -> Self {
         delete_stream(redis);
         let directory = tempfile::tempdir().expect("make a temporary directory");
         let mut command = Command::new(std::env::current_exe().expect("a running program has a path"));
         command.arg("bare-stream-loop").arg(redis.url());
+        if store == Store::File {
+            command.arg(directory.path());
+        }
         let process = Process::start(&mut command);
         let mut connection = redis.connect();
         eventually(Duration::from_secs(10), "the bare loop to have a group", || {

@@ -72,7 +72,7 @@ broken! {
     loses_last_batch => "durability.survives_kill",
     counts_once => "counts.by_status",
     prunes_open => "prune.old_and_terminal",
-    claims_shared => "shared.two_processes",
+    claims_shared => "shared.four_processes",
     offers_more => "errors.not_offered",
     away_is_internal => "errors.far_side_away",
     away_hangs => "errors.far_side_away",

@@ -4,6 +4,7 @@
 mod bad_input;
 mod bad_trees;
 mod composite;
+mod conservation;
 mod durability;
 mod flow;
 mod journal;
@@ -22,8 +23,10 @@ mod replay;
 mod shutdown;
 mod sqlite;
 mod streams;
+mod swap;
 mod tiered;
 mod trees;
+mod upkeep;
 
 use std::time::Duration;
 

@@ -58,3 +58,32 @@ fn every_example_configuration_runs_and_stores() {
         assert!(status.success(), "{}: {log}", path.display());
     }
 }
+
+/// It used to be drawn without what each part promises, which is what one needs to see then.
+#[test]
+fn a_tree_that_is_weaker_than_the_guarantee_is_explained_and_refused() {
+    let setup = Setup::new("redis://127.0.0.1:1", "mirror")
+        .set("storage.guarantee", "durable")
+        .set("backends.main.options.ack", "all")
+        .set("backends.main.children.primary", "disk")
+        .set("backends.main.children.shadow", "ram")
+        .set("backends.disk.plugin", "file")
+        .set("backends.disk.options.path", "./data")
+        .set("backends.ram.plugin", "memory");
+
+    let explained = setup.command(&["explain"]).output().expect("explain runs");
+    let as_json = setup.command(&["explain", "--output", "json"]).output().expect("explain runs");
+    let checked = setup.command(&["check"]).output().expect("check runs");
+
+    assert_eq!([&explained, &as_json, &checked].map(|output| output.status.code()), [Some(2); 3]);
+    let text = String::from_utf8(explained.stdout).expect("text");
+    assert!(text.contains("volatile, 1 of 2 durable; a crash here may lose events"), "{text}");
+    assert!(text.contains("Guarantee: volatile. A crash may lose confirmed evaluations, because of `ram`"), "{text}");
+    for errors in [explained.stderr, checked.stderr] {
+        let said = String::from_utf8(errors).expect("text");
+        assert!(said.contains("cannot be kept: a crash may lose what `ram` holds"), "{said}");
+    }
+    let json: serde_json::Value = serde_json::from_slice(&as_json.stdout).expect("JSON");
+    assert_eq!(json["problems"][0]["key"], "storage.guarantee", "{json}");
+    assert_eq!(json["tree"]["children"][1]["capabilities"]["durable"], false, "{json}");
+}

@@ -250,7 +250,7 @@ fn open(arguments: &Arguments, config: &Config) -> anyhow::Result<Input> {
             let client = RedisClient::new(&config.redis).map_err(|error| UsageError(error.to_string()))?;
             let from = stream_end("--from", arguments.from.as_deref().unwrap_or("-"))?;
             let to = stream_end("--to", arguments.to.as_deref().unwrap_or("+"))?;
-            let connection = client.blocking_connection()?;
+            let connection = client.blocking_connection(Some(key))?;
             Ok(Input::Stream(Box::new(Range::new(connection, key, &from, &to, &config.source.streams))))
         }
         (None, Some(path), _) => {

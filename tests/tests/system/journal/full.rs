@@ -1,8 +1,6 @@
 //! A journal that holds as much as it may: the worker says so, reads nothing, and goes on by itself.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
@@ -10,6 +8,7 @@ use storage_worker_tests::confirmations::Confirmations;
 use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::second_model::Sent;
+use storage_worker_tests::small_disk::SmallDisk;
 use storage_worker_tests::wait::{eventually, eventually_some};
 use storage_worker_tests::worker::{Setup, Worker};
 
@@ -110,34 +109,15 @@ fn a_subscription_that_redis_ends_meanwhile_is_explained_and_the_gap_is_counted(
     assert_stored(&worker, &kept.into_iter().collect());
 }
 
-/// A disk of a megabyte, unmounted when dropped; none where this user may not mount.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(at: PathBuf) -> Option<Self> {
-        std::fs::create_dir_all(&at).expect("make a directory");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&at).stderr(Stdio::null());
-        mount.status().is_ok_and(|status| status.success()).then_some(Self(at))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a worker that is being killed may still have files open there.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_full_disk_is_waited_out_and_what_is_settled_makes_room() {
     let redis = RedisServer::start();
     let setup = setup(&redis);
-    let Some(disk) = SmallDisk::mount(setup.path("small-disk")) else {
+    let Some(disk) = SmallDisk::mount(setup.path("small-disk"), 1 << 20) else {
         eprintln!("not run: a disk that is full needs the right to mount one");
         return;
     };
-    let setup = setup.set("journal.path", disk.0.join("journal").display().to_string());
+    let setup = setup.set("journal.path", disk.path().join("journal").display().to_string());
     take_storage_away(&setup);
     let worker = setup.start_unready();
     wait_until_subscribed(&redis, &worker);

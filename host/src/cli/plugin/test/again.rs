@@ -1,6 +1,7 @@
 //! The command that runs a behavior again: the arguments of this run as a shell takes them, without their secrets.
 
 use serde_json::Value;
+use storage_plugin_api::conformance::DEFAULT_ROUNDS;
 
 use super::Arguments;
 use crate::cli::Global;
@@ -34,6 +35,10 @@ impl Again {
         }
         if let Some(away) = &arguments.away_options {
             again.add(Some("--away-options"), away, options_without_secrets(away));
+        }
+        if arguments.rounds != DEFAULT_ROUNDS {
+            let rounds = arguments.rounds.to_string();
+            again.add(Some("--rounds"), &rounds, rounds.clone());
         }
         again
     }

@@ -90,7 +90,8 @@ fn tested(test: &Test<'_>, work: &Path, directory: &Path) -> Result<Tested, Erro
             "it is a layer and needs children; name it in a configuration and test it with `--config FILE --backend NAME`",
         ));
     }
-    Ok(Tested { origin, away, work: work.to_owned(), children: test.children(), description })
+    let (work, children, rounds) = (work.to_owned(), test.children(), test.arguments.rounds);
+    Ok(Tested { origin, away, work, children, description, rounds })
 }
 
 fn behave(test: &Test<'_>, work: PathBuf, seed: u64, names: &Receiver<String>) {

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
-use storage_plugin_api::conformance::{Behavior, Level, behaviors};
+use storage_plugin_api::conformance::{self, Behavior, Level, behaviors};
 
 use self::again::Again;
 use self::crew::Crew;
@@ -72,6 +72,10 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "SECONDS", default_value_t = 45)]
     timeout: u64,
 
+    /// How many times each process of `shared.four_processes` goes through its ids
+    #[arg(long, value_name = "COUNT", default_value_t = conformance::DEFAULT_ROUNDS)]
+    rounds: u64,
+
     /// List the behaviors, run none
     #[arg(long)]
     list: bool,
@@ -121,6 +125,9 @@ Levels: basic, durable, complete, each with what the ones before it ask; the bad
 The plugin's log is shown with --log-level. See docs/plugin-testing.md.
 
 Exit codes: 0 nothing failed and what was demanded is reached, 1 otherwise, 2 wrong usage or configuration";
+
+/// Seconds of a behavior's time that are left when other processes must be done.
+const JUDGING: u64 = 20;
 
 /// A test as the arguments ask for it.
 pub(super) struct Test<'a> {
@@ -189,7 +196,10 @@ impl Test<'_> {
     }
 
     fn children(&self) -> Children {
-        Children { are_loud: self.global.log_level.is_some() }
+        Children {
+            are_loud: self.global.log_level.is_some(),
+            flood_limit: Duration::from_secs(self.arguments.timeout.saturating_sub(JUDGING).max(1)),
+        }
     }
 
     /// True for a plugin's file, false for a backend of the configuration.

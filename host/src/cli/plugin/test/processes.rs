@@ -17,9 +17,6 @@ use super::trace;
 
 /// What the lines of a child begin with that are meant for its parent; a plugin may print as well.
 pub(super) const MARK: &str = "\u{1}test ";
-/// How long a flood may take that is not killed.
-const FLOOD_LIMIT: Duration = Duration::from_secs(25);
-
 /// What a child shall do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
@@ -35,6 +32,8 @@ pub(super) enum Errand {
 pub(super) struct Children {
     /// Whether they may write to this process's standard error.
     pub(super) are_loud: bool,
+    /// How long a flood may take that is not killed.
+    pub(super) flood_limit: Duration,
 }
 
 impl Children {
@@ -137,7 +136,7 @@ impl Processes for TestPlace {
             Running::start(&mut self.children().command(&errand, &[])?)
         };
         let mut running = floods.iter().map(start).collect::<Result<Vec<_>, _>>().map_err(not_run)?;
-        let limit = Instant::now() + FLOOD_LIMIT;
+        let limit = Instant::now() + self.children().flood_limit;
         let mut answered = Vec::new();
         for process in &mut running {
             answered.push(follow(process, kill_after, limit)?);
@@ -155,7 +154,7 @@ impl Processes for TestPlace {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let mut command = self.children().command(&errand, &arguments).map_err(not_run)?;
         let mut running = Running::start(&mut command).map_err(not_run)?;
-        let followed = follow(&mut running, None, Instant::now() + FLOOD_LIMIT);
+        let followed = follow(&mut running, None, Instant::now() + self.children().flood_limit);
         let ended = running.child.wait();
         let text = read_trace(&file);
         match followed {
@@ -209,7 +208,7 @@ fn follow(running: &mut Running, kill_after: Option<Duration>, limit: Instant) -
         }
         if Instant::now() >= limit {
             let seen = format!("{} merges were answered, then nothing", answered.len());
-            return failed(&format!("the merges of a process end within {FLOOD_LIMIT:?}"), seen);
+            return failed("the merges of a process end in time", seen);
         }
     }
     match kill_after {

@@ -51,6 +51,8 @@ pub(super) struct Tested {
     pub(super) work: PathBuf,
     pub(super) children: Children,
     pub(super) description: Description,
+    /// How many times each of several processes goes through all ids.
+    pub(super) rounds: u64,
 }
 
 impl Origin {
@@ -178,6 +180,10 @@ impl Subject for Tested {
         // What is volatile and of one process has nothing to share a place by.
         let has_store = self.description.capabilities.durable || !self.description.capabilities.exclusive;
         has_store && !self.origin.has_own_place()
+    }
+
+    fn rounds(&self) -> u64 {
+        self.rounds
     }
 }
 

@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     fn judged(calls: &[&str]) -> Synced {
-        let flood = Flood { prefix: "p".to_owned(), writer: 0, evaluations: 1, events: 1 };
+        let flood = Flood { prefix: "p".to_owned(), writer: 0, evaluations: 1, events: 1, batch: 1 };
         let begin = "7 write(1<pipe:[9]>, \"\\1test merging 0\\n\", 15) = 15\n";
         let end = "7 write(1<pipe:[9]>, \"\\1test answered 0\\n\", 16) = 16\n";
         let trace = format!("{begin}{}{end}", calls.concat());
