@@ -142,7 +142,7 @@ fn layers_keep_the_contract_over_every_store_and_over_each_other() {
         std::fs::write(&config, format!("[storage]\nbackend = \"{}\"\n{}", root.name, builder.text)).expect("written");
         let config = config.to_str().expect("temporary paths are Unicode");
 
-        let answer = kit.run(&["--config", config, "--backend", &root.name, "--output", "json"]);
+        let answer = kit.run(&["--config", config, "--backend", &root.name, "--timeout", "300", "--output", "json"]);
 
         assert!(answer.stdout.starts_with('{'), "{tree}: {}", answer.stderr);
         let mut reached = if root.durable { vec!["basic", "durable", "complete"] } else { vec!["basic"] };

@@ -24,11 +24,12 @@ fn refusal(name: &str) -> String {
     let text = text.replace(&plugins, "<directory of the executable>");
     match text.split_once("where there are: ") {
         Some((start, all)) => {
-            let all: Vec<&str> = all.trim_end().split(", ").collect();
+            let (all, remedy) = all.split_once("; ").expect("it says what to do");
+            let all: Vec<&str> = all.split(", ").collect();
             for plugin in ["cached-composite", "file", "memory", "mirror", "postgres", "tiered"] {
                 assert!(all.contains(&plugin), "{plugin} is not among the plugins that are there: {all:?}");
             }
-            format!("{start}where there are: <plugins>\n")
+            format!("{start}where there are: <plugins>; {remedy}")
         }
         None => text,
     }
