@@ -71,7 +71,7 @@ fn what_was_confirmed_is_stored_though_worker_and_postgres_are_killed_at_once_ri
     }
 
     eprintln!("{} events were confirmed in the moments before the kills", confirmed.iter().sum::<usize>());
-    verdict(&format!("{kills} kills of worker and postgres at once"), seed, run).assert_conserved();
+    verdict(format!("{kills} kills of worker and postgres at once"), seed, run).assert_conserved();
 }
 
 fn verdict(what: impl Display, seed: u64, run: Run) -> Verdict {
