@@ -62,7 +62,7 @@ fn ended(outcome: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
 }
 
 fn help() {
-    println!("make bench BENCH=\"[--quick | --full] [row]...\"\n");
+    println!("make bench BENCH=\"[--quick | --full] [--only=plugin|bare|new|lifecycles] [row]...\"\n");
     for (name, what) in ROWS {
         println!("  {name:<14} {what}");
     }
