@@ -1,7 +1,6 @@
 //! What is measured: the worker, or the bare loop that it is compared with, each a process of its own.
 
 use std::any::Any;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
