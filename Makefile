@@ -39,6 +39,7 @@ soak: setup ## Run the long variants of tests: reloads, swaps, outages, conserva
 	LONG_OUTAGE_SECONDS=300 cargo test -p storage-worker-tests --test system outage:: -- --nocapture
 	REPLAY_SETS=5000 cargo test -p storage-worker-tests --test system replaying:: -- --nocapture
 	SHARED_ROUNDS=100 cargo test -p storage-worker-tests --test conformance postgres_is_complete_and_shared -- --nocapture
+	STORAGE_WORKER_TEST_ROWS=1000000 cargo test -p storage-worker-tests --test system postgres::plans:: -- --nocapture
 
 fuzz: ## Try odd input on decoding, merging, states, journal, manifests, configurations; SECONDS_EACH=600
 	@scripts/setup.sh cargo cc c++
