@@ -9,8 +9,8 @@ export PATH := $(PATH):$(CARGO_HOME)/bin:/usr/local/bin:/opt/homebrew/bin
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Find or install what the tests need beside Rust: redis-server, PostgreSQL, strace, a C compiler
-	@scripts/setup.sh cargo cc redis-server postgres strace
+setup: ## Find or install what the tests need beside Rust: redis-server, PostgreSQL, strace, moto, azurite, a C compiler
+	@scripts/setup.sh cargo cc redis-server postgres strace moto azurite
 
 build: ## Build the worker and its plugins
 	@scripts/setup.sh cargo cc

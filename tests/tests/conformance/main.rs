@@ -4,6 +4,7 @@
 mod bad_input;
 mod bare;
 mod broken;
+mod buckets;
 mod right;
 
 use std::process::{Command, Output};

@@ -2,6 +2,7 @@
 //! directories. One program, so that it is linked once. Run by `make test`, which builds what they start.
 
 mod bad_input;
+mod buckets;
 mod composite;
 mod durability;
 mod flow;
