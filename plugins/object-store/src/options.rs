@@ -218,6 +218,8 @@ mod tests {
             (r#"{"url":"s3://b","sas_token":"geheim"}"#, "`sas_token` is for `az://`"),
             (r#"{"url":"az://b","account":"a","account_key":"not base64: geheim"}"#, "`account_key`"),
             (r#"{"url":"gs://b","google_key_file":"/nowhere/key.json"}"#, "/nowhere/key.json"),
+            (r#"{"url":"az://b","account":"a","sas_token":"geheim"}"#, "`sas_token`"),
+            (r#"{"url":"az://b","account_key":"Z2VoZWlt"}"#, "`account`"),
             (r#"{"url":"s3://b","root_certificates":"/nowhere/ca.pem"}"#, "/nowhere/ca.pem"),
             (r#"{"url":"s3://b","requests":0}"#, "`requests`"),
             (r#"{"url":"s3://b","timeout":"0s"}"#, "`timeout`"),

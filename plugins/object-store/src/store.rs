@@ -53,19 +53,27 @@ fn of_bucket(options: &Options, provider: Provider, bucket: &str) -> Result<Arc<
         Provider::S3 => s3(options, bucket, connector).build().map(|store| Arc::new(store) as _),
         Provider::Gcs => gcs(options, bucket, connector).build().map(|store| Arc::new(store) as _),
         Provider::Azure => {
-            azure(options, bucket, connector).build().map(|store| Arc::new(store) as _).map_err(|error| {
-                // Its text has the key.
-                match options.account_key.is_some() && chain(&error).contains("base64") {
-                    true => object_store::Error::Generic {
-                        store: "Azure",
-                        source: "`account_key` is no key of an account".into(),
-                    },
-                    false => error,
-                }
-            })
+            let builder = azure(options, bucket, connector);
+            if builder.get_config_value(&AzureConfigKey::AccountName).is_none() {
+                return Err("`account` is missing; give it, or set AZURE_STORAGE_ACCOUNT_NAME".to_owned());
+            }
+            builder.build().map(|store| Arc::new(store) as _)
         }
     };
-    store.map_err(|error| format!("{}://{bucket}: {}", provider.scheme(), chain(&error)))
+    store.map_err(|error| {
+        let cause = match &error {
+            object_store::Error::Generic { source, .. } => chain(&**source),
+            error => chain(error),
+        };
+        let given = [
+            ("account_key", options.account_key.is_some()),
+            ("sas_token", options.sas_token.is_some()),
+            ("google_key_file", options.google_key_file.is_some()),
+        ];
+        let named = given.into_iter().find(|(_, is_given)| *is_given);
+        let remedy = named.map_or("the environment".to_owned(), |(name, _)| format!("`{name}`"));
+        format!("{}://{bucket} cannot be used: {cause}; check {remedy}", provider.scheme())
+    })
 }
 
 fn s3(options: &Options, bucket: &str, connector: Connector) -> AmazonS3Builder {
