@@ -64,8 +64,12 @@ impl Bucket {
     }
 
     pub(crate) async fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        for _ in 0..LOOKS {
+        for look in 0..LOOKS {
             let Some(newest) = self.copies(key).await?.into_iter().max_by_key(|copy| copy.hour) else {
+                // A directory is not listed as it is at one moment: the one copy may have gone when another was there.
+                if look == 0 && self.is_directory() {
+                    continue;
+                }
                 return Ok(None);
             };
             let got = self.ask(async { self.store.get(&newest.name).await?.bytes().await }).await;
@@ -94,9 +98,9 @@ impl Bucket {
                 let Some((key, _)) = self.names.parse(&object.location) else { continue };
                 let place = format!("{key}/");
                 if found.len() > limit && found.last_key_value().is_some_and(|(last, _)| *last < place) {
-                    match self.is_in_order() {
-                        true => break,
-                        false => continue,
+                    match self.is_directory() {
+                        true => continue,
+                        false => break,
                     }
                 }
                 let entry = BlobEntry { key: key.to_owned(), size: object.size, touched_at: touched_at(&object) };
@@ -170,11 +174,10 @@ impl Bucket {
         }
     }
 
-    /// Whether objects are listed in the order of their names.
-    fn is_in_order(&self) -> bool {
+    fn is_directory(&self) -> bool {
         match self.place {
-            Place::Bucket { .. } => true,
-            Place::Directory(_) => false,
+            Place::Bucket { .. } => false,
+            Place::Directory(_) => true,
         }
     }
 
