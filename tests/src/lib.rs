@@ -3,6 +3,7 @@
 //! The tests are in `tests/system/`. They start the real binary with real plugins and a real Redis, all on 127.0.0.1.
 
 pub mod authority;
+pub mod bucket_servers;
 pub mod confirmations;
 pub mod conservation;
 pub mod gate;

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod bad_trees;
+mod buckets;
 mod composite;
 mod conservation;
 mod durability;
