@@ -68,7 +68,10 @@ pub(crate) fn no_connection(error: &PoolError, target: &str) -> Failure {
 fn on_connect(error: &tokio_postgres::Error, target: &str) -> Error {
     let Some(database) = error.as_db_error() else {
         // What tokio-postgres calls it says less than its cause.
-        let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| chain(cause));
+        let cause = match std::error::Error::source(error) {
+            Some(cause) => chain(cause),
+            None => error.to_string(),
+        };
         return Error::unavailable(format_args!("cannot connect to {target}: {cause}"));
     };
     let text = format!("PostgreSQL refuses a connection to {target}: {}", describe(database));
