@@ -2,7 +2,8 @@
 //!
 //! The tests are in `tests/system/`. They start the real binary with real plugins and a real Redis, all on 127.0.0.1.
 
-pub mod certificates;
+pub mod authority;
+pub mod bucket_servers;
 pub mod confirmations;
 pub mod conservation;
 pub mod gate;
@@ -10,6 +11,7 @@ pub mod generate;
 pub mod http;
 pub mod load;
 pub mod outside;
+pub mod pgbouncer;
 pub mod postgres_server;
 pub mod process;
 pub mod publisher;

@@ -1,17 +1,21 @@
 //! A private PostgreSQL on 127.0.0.1, on a port of its own, with its data in a temporary directory.
 //!
 //! PostgreSQL refuses to run as root, so then it runs as the user `postgres`, whom its package makes.
+//! `standby.rs` has the servers that follow another one.
 
-use std::os::unix::fs::chown;
+mod standby;
+
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls, Row};
 
+use crate::authority::{Certificate, self_signed};
 use crate::process::{Process, find_program};
 use crate::redis_server::free_port;
 use crate::wait::eventually;
@@ -45,32 +49,62 @@ impl PostgresServer {
     /// When there is no PostgreSQL, or it does not answer in time.
     #[must_use]
     pub fn start_with(settings: &[&str]) -> Self {
-        let directory = tempfile::Builder::new().prefix("pg-").tempdir().expect("make a temporary directory");
-        let user = rustix::process::getuid().is_root().then(|| user("postgres"));
-        if let Some((user, group)) = user {
-            chown(directory.path(), Some(user), Some(group)).expect("give the directory away");
-        }
-        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let mut server = Self { directory, port: free_port(), settings, user, process: None };
+        Self::prepare(settings, &[]).begin()
+    }
+
+    /// Starts a server that writes its log ahead in a directory of its user's; see [`server_user`].
+    ///
+    /// # Panics
+    /// When there is no PostgreSQL, or it does not answer in time.
+    #[must_use]
+    pub fn start_with_wal_in(directory: &Path, settings: &[&str]) -> Self {
+        let waldir = format!("--waldir={}", directory.display());
+        // In small pieces, for a small directory.
+        Self::prepare(settings, &[&waldir, "--wal-segsize=1"]).begin()
+    }
+
+    /// A server with an empty database, not started yet.
+    fn prepare(settings: &[&str], options: &[&str]) -> Self {
+        let server = Self::empty(settings);
         let made = server
             .command("initdb")
             .args(["--username", "postgres", "--auth", "trust", "--encoding", "UTF8", "--locale", "C.UTF-8"])
+            .args(options)
             .args(["--no-sync", "--pgdata"])
             .arg(server.data())
             .output()
             .expect("run initdb");
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         if server.settings.iter().any(|setting| setting == "ssl=on") {
-            server.make_certificate();
+            let made = tempfile::tempdir().expect("make a temporary directory");
+            let Certificate { certificate, key } = self_signed(made.path(), "DNS:localhost");
+            server.keep("server.crt", &std::fs::read(certificate).expect("read a certificate"));
+            server.keep("server.key", &std::fs::read(key).expect("read a key"));
         }
+        server
+    }
+
+    /// A server without data.
+    fn empty(settings: &[&str]) -> Self {
+        let directory = tempfile::Builder::new().prefix("pg-").tempdir().expect("make a temporary directory");
+        let user = server_user();
+        if let Some((user, group)) = user {
+            chown(directory.path(), Some(user), Some(group)).expect("give the directory away");
+        }
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        Self { directory, port: free_port(), settings, user, process: None }
+    }
+
+    /// Starts it for the first time.
+    fn begin(mut self) -> Self {
         // Another program may take the free port before the server does: then another one is tried.
         for _ in 0..5 {
-            if server.try_start() {
-                return server;
+            if self.try_start() {
+                return self;
             }
-            server.port = free_port();
+            self.port = free_port();
         }
-        panic!("PostgreSQL did not start on five free ports:\n{}", server.log());
+        panic!("PostgreSQL did not start on five free ports:\n{}", self.log());
     }
 
     /// Where clients find it.
@@ -131,6 +165,57 @@ impl PostgresServer {
         assert!(self.try_start(), "PostgreSQL did not start again on port {}:\n{}", self.port, self.log());
     }
 
+    /// Waits until it answers, and starts it again if it ended meanwhile, as it does when its disk is full.
+    ///
+    /// # Panics
+    /// When it does not answer in time.
+    pub fn recover(&mut self) {
+        eventually(START_LIMIT, "PostgreSQL to recover", || {
+            let is_running = self.process.as_mut().is_some_and(Process::is_running);
+            self.try_connect().is_ok() || (!is_running && self.try_start())
+        });
+    }
+
+    /// Puts a file beside its data that only the server's user can read, and gives its path.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn keep(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.data().join(name);
+        std::fs::write(&path, bytes).expect("write a file of the server");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("set the rights of a file");
+        if let Some((user, group)) = self.user {
+            chown(&path, Some(user), Some(group)).expect("give a file away");
+        }
+        path
+    }
+
+    /// Lets in whom a line of `pg_hba.conf` names, and nobody else, from the next start on.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn let_in_only(&self, line: &str) {
+        self.keep("pg_hba.conf", format!("{line}\n").as_bytes());
+    }
+
+    /// Stops it as it is, with everybody who is connected, until what this gives is dropped.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn pause(&self) -> Paused {
+        let process = self.process.as_ref().expect("the server runs");
+        process.signal(Signal::STOP);
+        // From now on it has no more children.
+        let path = format!("/proc/{0}/task/{0}/children", process.id());
+        let children = std::fs::read_to_string(path).expect("read the children of the server");
+        let own = process.id().to_string();
+        let ids = children.split_whitespace().chain([&*own]).filter_map(|id| Pid::from_raw(id.parse().ok()?));
+        let paused = Paused { ids: ids.collect() };
+        paused.signal(Signal::STOP);
+        paused
+    }
+
     /// With another setting from the next start on.
     pub fn set(&mut self, setting: &str) {
         self.settings.push(setting.to_owned());
@@ -170,19 +255,6 @@ impl PostgresServer {
         answers
     }
 
-    /// Where the server looks for it. `openssl` comes with the package of PostgreSQL.
-    fn make_certificate(&self) {
-        let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "server.key"];
-        let made = self
-            .command("openssl")
-            .current_dir(self.data())
-            .args(["req", "-x509", "-subj", "/CN=localhost", "-days", "2", "-out", "server.crt"])
-            .args(key)
-            .output()
-            .expect("run openssl");
-        assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
-    }
-
     fn data(&self) -> PathBuf {
         self.directory.path().join("data")
     }
@@ -205,6 +277,27 @@ impl Drop for PostgresServer {
             process.signal(Signal::QUIT);
             let _ = process.wait(Duration::from_secs(10));
         }
+    }
+}
+
+/// The processes of a server that is paused; dropped, they go on.
+#[derive(Debug)]
+pub struct Paused {
+    ids: Vec<Pid>,
+}
+
+impl Paused {
+    fn signal(&self, signal: Signal) {
+        for id in &self.ids {
+            // A child may have been about to end.
+            let _ = kill_process(*id, signal);
+        }
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        self.signal(Signal::CONT);
     }
 }
 
@@ -282,6 +375,12 @@ fn server_program(name: &str) -> PathBuf {
         .map(|path| path.join("bin").join(name))
         .or_else(|| find_program(name))
         .unwrap_or_else(|| panic!("there is no `{name}`: PostgreSQL is not installed; run `make setup`"))
+}
+
+/// The ids of the user that servers run as, and of its group; none where that is the one who runs the test.
+#[must_use]
+pub fn server_user() -> Option<(u32, u32)> {
+    rustix::process::getuid().is_root().then(|| user("postgres"))
 }
 
 /// The ids of a user and of its group.

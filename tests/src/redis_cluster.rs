@@ -76,8 +76,8 @@ impl RedisCluster {
     #[must_use]
     pub fn key_on(&self, master: usize, masters: usize, prefix: &str) -> String {
         let range = SLOTS * master / masters..SLOTS * (master + 1) / masters;
-        let keys = (0..).map(|number| format!("{prefix}:{{{number}}}"));
-        keys.into_iter().find(|key| range.contains(&self.slot(key))).expect("some key is in every range")
+        let mut keys = (0..).map(|number| format!("{prefix}:{{{number}}}"));
+        keys.find(|key| range.contains(&self.slot(key))).expect("some key is in every range")
     }
 
     /// The slot of a key.
@@ -115,7 +115,7 @@ impl RedisCluster {
         self.command(from, &["SETSLOT", &slot, "MIGRATING", &target]);
         let port = self.nodes[to].port().to_string();
         let migrate =
-            cmd("MIGRATE").arg(&["127.0.0.1", &port, key, "0", "30000"]).exec(&mut self.nodes[from].connect());
+            cmd("MIGRATE").arg(&["127.0.0.1", port.as_str(), key, "0", "30000"]).exec(&mut self.nodes[from].connect());
         migrate.expect("move the key");
         for index in [to, from] {
             self.command(index, &["SETSLOT", &slot, "NODE", &target]);
@@ -135,7 +135,7 @@ fn start_node() -> (RedisServer, u16) {
     let bus = bus_port.to_string();
     let arguments = [
         ["--cluster-enabled", "yes"],
-        ["--cluster-port", &bus],
+        ["--cluster-port", bus.as_str()],
         ["--cluster-node-timeout", "2000"],
         // A node that is away takes the slots of the others along otherwise.
         ["--cluster-require-full-coverage", "no"],

@@ -1,68 +1,95 @@
-//! A disk that can be full: a file system in memory, of a size that is changed while it is used.
+//! A small disk of its own, that can be filled: a tmpfs, mounted where that is allowed.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
-/// A mounted disk, unmounted when dropped.
+use tempfile::TempDir;
+
+use crate::postgres_server::server_user;
+
+/// What takes the room.
+const BALLAST: &str = "ballast";
+
+/// A mounted tmpfs, for the user that PostgreSQL runs as. Unmounted when dropped, and should the test process be killed.
 #[derive(Debug)]
 pub struct SmallDisk {
-    at: PathBuf,
-    bytes: u64,
+    directory: TempDir,
+    janitor: Child,
 }
 
 impl SmallDisk {
-    /// Mounts a disk of so many bytes; none where this user may not mount.
+    /// Mounts one of so many MiB. None where that is not allowed, which is then said: the test is not run.
     ///
     /// # Panics
-    /// When the directory cannot be made.
+    /// When no directory can be made.
     #[must_use]
-    pub fn mount(at: PathBuf, bytes: u64) -> Option<Self> {
-        std::fs::create_dir_all(&at).expect("make a directory");
-        mount(&at, &format!("size={bytes}")).then_some(Self { at, bytes })
+    pub fn mount(mebibytes: usize) -> Option<Self> {
+        let directory = tempfile::Builder::new().prefix("disk-").tempdir().expect("make a temporary directory");
+        let owner = server_user().map_or_else(String::new, |(user, group)| format!(",uid={user},gid={group}"));
+        let options = format!("size={mebibytes}m,mode=0700{owner}");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(directory.path()).output();
+        let refusal = match mounted {
+            Ok(output) if output.status.success() => None,
+            Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(refusal) = refusal {
+            // Not by `println`, which is not shown of a test that passes.
+            let said =
+                writeln!(std::io::stderr(), "not run: needs a small disk; a tmpfs cannot be mounted here: {refusal}");
+            said.expect("say that a test is not run");
+            return None;
+        }
+        // It unmounts as soon as its input ends, by whatever way this process ends.
+        let janitor = Command::new("/bin/sh")
+            .args(["-c", "read -r word; umount -l \"$1\"", "sh"])
+            .arg(directory.path())
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("start a shell");
+        Some(Self { directory, janitor })
     }
 
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.at
+        self.directory.path()
     }
 
-    /// Makes it as small as what is on it, so that nothing more fits.
+    /// Takes all the room that there is.
     ///
     /// # Panics
-    /// When it cannot be made so, again and again.
+    /// When there is no end of it.
     pub fn fill(&self) {
-        // Whoever writes meanwhile makes it larger than was found, and then it is refused.
-        let filled = (0..1000).any(|_| {
-            let found = rustix::fs::statvfs(&self.at).expect("look at the disk");
-            let used = (found.f_blocks - found.f_bfree).max(1);
-            self.resize(used * found.f_frsize)
-        });
-        assert!(filled, "cannot make `{}` smaller", self.at.display());
+        let mut ballast = File::options().create(true).append(true).open(self.ballast()).expect("open a file");
+        let block = [0; 4096];
+        for _ in 0..1_000_000 {
+            if ballast.write_all(&block).is_err() {
+                return;
+            }
+        }
+        panic!("the disk does not fill");
     }
 
-    /// Gives it its size again.
+    /// Gives the room back.
     ///
     /// # Panics
-    /// When that is refused.
+    /// When nothing was taken.
     pub fn make_room(&self) {
-        assert!(self.resize(self.bytes), "cannot make `{}` larger", self.at.display());
+        std::fs::remove_file(self.ballast()).expect("remove a file");
     }
 
-    fn resize(&self, bytes: u64) -> bool {
-        mount(&self.at, &format!("remount,size={bytes}"))
+    fn ballast(&self) -> PathBuf {
+        self.path().join(BALLAST)
     }
 }
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: a worker that is being killed may still have files open there.
-        let _ = Command::new("umount").arg("-l").arg(&self.at).status();
+        drop(self.janitor.stdin.take());
+        let _ = self.janitor.wait();
     }
-}
-
-fn mount(at: &Path, options: &str) -> bool {
-    let mut mount = Command::new("mount");
-    mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at).stderr(Stdio::null());
-    mount.status().is_ok_and(|status| status.success())
 }

@@ -87,6 +87,11 @@ impl Guard {
         self.breakers.state(Instant::now()).0
     }
 
+    /// Since when its calls have failed so often that it is left alone.
+    pub(crate) fn failing_since(&self) -> Option<Instant> {
+        self.breakers.failing_since()
+    }
+
     /// The call that hangs, if one does.
     #[must_use]
     pub fn hanging(&self) -> Option<Overdue> {

@@ -47,6 +47,8 @@ pub struct TreeHealth {
     pub healthy: bool,
     /// Why not, or what the operator should know; may be empty.
     pub reason: String,
+    /// How long the root has been failing, as far as its calls showed.
+    pub failing_for: Option<Duration>,
     /// Every backend by name.
     pub backends: BTreeMap<String, BackendHealth>,
 }
@@ -139,7 +141,8 @@ impl Tree {
             let health = BackendHealth { healthy: health.healthy, reason: health.reason, details: health.details };
             backends.insert(node.guard.instance().to_string(), health);
         }
-        TreeHealth { healthy, reason, backends }
+        let failing_for = self.root().failing_since().map(|since| since.elapsed());
+        TreeHealth { healthy, reason, failing_for, backends }
     }
 
     /// Names of backends and the calls that hang in them.

@@ -63,7 +63,7 @@ fn ended(outcome: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
 }
 
 fn help() {
-    println!("make bench BENCH=\"[--quick | --full] [row]...\"\n");
+    println!("make bench BENCH=\"[--quick | --full] [--only=plugin|bare|new|lifecycles] [row]...\"\n");
     for (name, what) in ROWS {
         println!("  {name:<14} {what}");
     }

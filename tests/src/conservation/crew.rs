@@ -12,6 +12,8 @@ use crate::worker::{Setup, Worker};
 /// How long a worker may take to end.
 const DRAIN_LIMIT: Duration = Duration::from_secs(120);
 
+/// Connections that read at once, over all workers.
+const READERS: usize = 8;
 /// How long a worker may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -116,9 +118,8 @@ impl Crew {
     /// When a worker does not answer.
     #[must_use]
     pub fn read(&self, ids: &[String]) -> BTreeMap<String, Expected> {
-        // From two connections at once, each to a worker of its own where there are two.
-        let half = ids.len().div_ceil(2).max(1);
-        let parts: Vec<_> = ids.chunks(half).zip((0..self.count()).cycle()).collect();
+        let each = ids.len().div_ceil(READERS).max(1);
+        let parts: Vec<_> = ids.chunks(each).zip((0..self.count()).cycle()).collect();
         std::thread::scope(|scope| {
             let readers: Vec<_> = parts
                 .into_iter()

@@ -48,7 +48,7 @@ pub struct Run {
     crew: Crew,
     confirmed: Confirmed,
     lost_in_a_crash: BTreeSet<Event>,
-    // After the workers that use it, and before the store, in whose directory it is mounted.
+    // After the workers that use it.
     disk: Option<SmallDisk>,
     store: Store,
     postgres: Option<PostgresServer>,
@@ -71,18 +71,17 @@ impl Run {
         Self::start(seed, redis, setups, store, Some(postgres), None)
     }
 
-    /// Streams to files, by one worker, on a disk of so many bytes; on the disk of temporary files where this user may not
+    /// Streams to files, by one worker, on a disk of so many MiB; on the disk of temporary files where this user may not
     /// mount one.
     ///
     /// # Panics
     /// When temporary paths are not Unicode.
     #[must_use]
-    pub fn to_files(seed: u64, disk_bytes: u64) -> Self {
+    pub fn to_files(seed: u64, mebibytes: usize) -> Self {
         let redis = RedisServer::start_durable();
         let reader = worker(&redis, "file", "reader").set("source.streams.streams", vec!["nothing"]);
-        let at = reader.path("disk");
-        let disk = SmallDisk::mount(at.clone(), disk_bytes);
-        let directory = at.join("data");
+        let disk = SmallDisk::mount(mebibytes);
+        let directory = disk.as_ref().map_or_else(|| reader.path("disk"), |disk| disk.path().to_owned()).join("data");
         let path = directory.to_str().expect("temporary paths are Unicode").to_owned();
         let setup = worker(&redis, "file", &Self::name_of(0))
             .set("source.streams.alone_after", 2)

@@ -4,6 +4,7 @@
 mod bad_input;
 mod bare;
 mod broken;
+mod buckets;
 mod layers;
 mod right;
 

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use storage_worker_tests::postgres_server::PostgresServer;
+use storage_worker_tests::redis_server::free_port;
 
 use crate::{Kit, with_verdict};
 
@@ -30,6 +31,23 @@ fn file_is_complete() {
 
     let card = answer.json();
     assert_reached(&card, &["basic", "durable", "complete"]);
+    assert_eq!((answer.code, &card["missed"]), (0, &Value::Array(Vec::new())));
+}
+
+/// Four processes merge into the same 1000 ids, `SHARED_ROUNDS` times each.
+#[test]
+fn postgres_is_complete_and_shared() {
+    let server = PostgresServer::start_with(&[]);
+    let options = format!(r#"{{"url":"{}"}}"#, server.url());
+    let away = format!(r#"{{"url":"postgres://postgres@127.0.0.1:{}/postgres"}}"#, free_port());
+    let rounds = std::env::var("SHARED_ROUNDS").unwrap_or_else(|_| "3".to_owned());
+    let demanded = ["--level", "complete", "--badge", "shared", "--rounds", &rounds, "--timeout", "1200"];
+    let arguments = ["postgres", "--options", &options, "--away-options", &away, "--output", "json"];
+
+    let answer = Kit::new().run(&[&arguments[..], &demanded].concat());
+
+    let card = answer.json();
+    assert_reached(&card, &["basic", "durable", "complete", "shared"]);
     assert_eq!((answer.code, &card["missed"]), (0, &Value::Array(Vec::new())));
 }
 

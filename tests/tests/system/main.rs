@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod bad_trees;
+mod buckets;
 mod composite;
 mod conservation;
 mod durability;
@@ -15,6 +16,8 @@ mod letters;
 mod lifecycles;
 mod mirror;
 mod models;
+mod outage;
+mod poison;
 mod postgres;
 mod reading;
 mod redis_away;

@@ -16,9 +16,9 @@ use storage_worker_tests::worker::{Setup, Worker};
 
 use crate::sqlite;
 
-const SETS: usize = 10_000;
+pub(crate) const SETS: usize = 10_000;
 /// Sets whose events are mixed with each other; events of all of them wait in the worker at once.
-const SETS_AT_ONCE: usize = 1000;
+pub(crate) const SETS_AT_ONCE: usize = 1000;
 
 #[test]
 fn both_models_agree_in_process() {
@@ -153,12 +153,22 @@ pub(crate) fn store_generated_sets(
     setup: &Setup,
     seed: u64,
 ) -> (Worker, BTreeMap<String, Expected>) {
+    store_sets(redis, setup, seed, SETS)
+}
+
+/// The same with so many sets, a multiple of those that are mixed.
+pub(crate) fn store_sets(
+    redis: &RedisServer,
+    setup: &Setup,
+    seed: u64,
+    sets: usize,
+) -> (Worker, BTreeMap<String, Expected>) {
     let worker = setup.start();
     let confirmations = Confirmations::listen(redis);
     let mut publisher = Publisher::new(redis);
     let mut generator = Generator::new(seed);
     let mut model = BTreeMap::new();
-    for _ in 0..SETS / SETS_AT_ONCE {
+    for _ in 0..sets / SETS_AT_ONCE {
         let events: Vec<Sent> = (0..SETS_AT_ONCE).flat_map(|_| generator.any_set()).collect();
         let mixed = generator.shuffle_and_repeat(&events);
 
@@ -171,7 +181,7 @@ pub(crate) fn store_generated_sets(
             model.insert(id, expected);
         }
     }
-    assert_eq!(model.len(), SETS);
+    assert_eq!(model.len(), sets);
     assert!(setup.dead_letters().is_empty());
     (worker, model)
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
+use storage_worker_tests::bucket_servers::S3Server;
 use storage_worker_tests::postgres_server::PostgresServer;
 use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::redis_server::RedisServer;
@@ -25,6 +26,8 @@ fn examples() -> Vec<std::path::PathBuf> {
 #[test]
 fn every_example_configuration_runs_and_stores() {
     let (redis, database) = (RedisServer::start(), PostgresServer::start_with(&["fsync=on"]));
+    let buckets = S3Server::start();
+    buckets.make_bucket("evaluation-bodies");
     let names = examples();
     assert!(names.len() >= 7, "{names:?}");
 
@@ -32,7 +35,11 @@ fn every_example_configuration_runs_and_stores() {
         let setup = Setup::of_file(&path)
             .environment("REDIS_URL", &redis.url())
             .environment("DATABASE_URL", &database.url())
-            .environment("WORKER_NAME", "a");
+            .environment("WORKER_NAME", "a")
+            .environment("AWS_ENDPOINT", &buckets.endpoint())
+            .environment("AWS_ALLOW_HTTP", "true")
+            .environment("AWS_ACCESS_KEY_ID", "somebody")
+            .environment("AWS_SECRET_ACCESS_KEY", "geheim");
         let explained = setup.command(&["explain"]).output().expect("explain runs");
         assert!(explained.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&explained.stderr));
         let worker = setup.start();
@@ -57,6 +64,7 @@ fn every_example_configuration_runs_and_stores() {
         let (status, log) = worker.terminate(Duration::from_secs(30));
         assert!(status.success(), "{}: {log}", path.display());
     }
+    assert!(!buckets.objects("evaluation-bodies").is_empty());
 }
 
 /// It used to be drawn without what each part promises, which is what one needs to see then.

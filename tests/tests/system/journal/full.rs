@@ -113,10 +113,7 @@ fn a_subscription_that_redis_ends_meanwhile_is_explained_and_the_gap_is_counted(
 fn a_full_disk_is_waited_out_and_what_is_settled_makes_room() {
     let redis = RedisServer::start();
     let setup = setup(&redis);
-    let Some(disk) = SmallDisk::mount(setup.path("small-disk"), 1 << 20) else {
-        eprintln!("not run: a disk that is full needs the right to mount one");
-        return;
-    };
+    let Some(disk) = SmallDisk::mount(1) else { return };
     let setup = setup.set("journal.path", disk.path().join("journal").display().to_string());
     take_storage_away(&setup);
     let worker = setup.start_unready();

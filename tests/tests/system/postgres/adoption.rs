@@ -152,6 +152,25 @@ fn indexes_are_built_beside_the_connections_that_merges_need() {
 }
 
 #[test]
+fn an_index_whose_build_was_cut_short_is_built_anew() {
+    let (server, cache) = (PostgresServer::start(), tempfile::tempdir().expect("make a temporary directory"));
+    let database = server.connect();
+    // The primary key, and those that lists use.
+    let whole = "SELECT count(*) FROM pg_index JOIN pg_class ON oid = indexrelid \
+                 WHERE relname LIKE 'evaluations\\_%' AND indisvalid";
+    let wait_until_built = || eventually(SOON, "the indexes to be built", || database.number(whole) == 6);
+    let backend = open(&server, cache.path(), &json!({})).expect("the tables are made");
+    wait_until_built();
+    drop(backend);
+
+    database.run("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'evaluations_newest'::regclass");
+    let backend = open(&server, cache.path(), &json!({})).expect("the database is there");
+
+    wait_until_built();
+    drop(backend);
+}
+
+#[test]
 fn a_database_that_python_made_is_taken_over_row_by_row() {
     let (redis, server) = (RedisServer::start(), PostgresServer::start());
     let database = server.connect();

@@ -69,3 +69,38 @@ fn a_server_that_stops_syncing_is_noticed() {
     database.run("SELECT pg_reload_conf()");
     eventually(SOON, "what is stored to be durable again", || merge(&*backend, "c") == Durability::Durable);
 }
+
+/// Who is ended while a commit waits for a standby has committed all the same, on the primary. What is then merged again is
+/// found there, and its locks make of finding it a commit that waits as well.
+#[test]
+fn what_no_standby_has_yet_is_not_called_durable() {
+    let cache = tempfile::tempdir().expect("make a temporary directory");
+    let primary = PostgresServer::start();
+    let mut standby = primary.start_standby("standby", &["fsync=off"]);
+    let database = primary.connect();
+    database.run("ALTER SYSTEM SET synchronous_standby_names = 'standby'");
+    database.run("SELECT pg_reload_conf()");
+    let backend = open(&primary, cache.path(), &json!({})).expect("the standby follows");
+    assert_eq!(merge(&*backend, "before"), Durability::Durable);
+    let mut state = State::new();
+    state.set_end(&EventStamp::new(1, "e"), Status::Completed);
+    let try_merge = || {
+        let call = Call::with_budget(Duration::from_secs(2));
+        with_items(&[("during", &state)], |items| backend.merge(&call, items))
+    };
+
+    standby.stop_immediately();
+    let first = try_merge();
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    assert!(database.number(end) >= 1);
+    eventually(SOON, "the commit to wait no more", || database.number(waiting) == 0);
+    assert_eq!(database.number("SELECT count(*) FROM evaluations WHERE id = 'during'"), 1);
+    let again = try_merge();
+
+    assert_eq!(first.expect_err("nobody has it").kind, ErrorKind::Unavailable);
+    assert_eq!(again.expect_err("only the primary has it").kind, ErrorKind::Unavailable);
+    standby.restart();
+    primary.wait_for_standby("standby");
+    assert_eq!(try_merge().expect("the standby has it")[0].durability, Durability::Durable);
+}

@@ -8,6 +8,9 @@ mod models;
 mod opening;
 mod outages;
 mod plans;
+mod pooler;
+mod replaying;
+mod tls;
 mod unreadable;
 
 use std::path::Path;

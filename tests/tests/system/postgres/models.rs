@@ -11,7 +11,7 @@ use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::second_model::{Expected, Sent, expected};
 
 use super::setup;
-use crate::models::{compare, store_generated_sets};
+use crate::models::{SETS, SETS_AT_ONCE, compare, store_generated_sets};
 
 #[test]
 fn the_worker_agrees_with_the_second_model_in_postgres() {
@@ -40,8 +40,8 @@ fn two_workers_on_the_same_channels_leave_the_states_of_one() {
     let confirmations = Confirmations::listen(&redis);
     let mut generator = Generator::new(4);
     let mut model: BTreeMap<String, Expected> = BTreeMap::new();
-    for _ in 0..5 {
-        let events: Vec<Sent> = (0..1000).flat_map(|_| generator.any_set()).collect();
+    for _ in 0..SETS / SETS_AT_ONCE {
+        let events: Vec<Sent> = (0..SETS_AT_ONCE).flat_map(|_| generator.any_set()).collect();
         let mixed = generator.shuffle_and_repeat(&events);
 
         Publisher::new(&redis).publish(&mixed);
@@ -51,6 +51,7 @@ fn two_workers_on_the_same_channels_leave_the_states_of_one() {
         model.extend(expected(&events, 0));
     }
 
+    assert_eq!(model.len(), SETS);
     for (id, expected) in &model {
         compare(&workers[0], id, expected);
     }

@@ -1,7 +1,9 @@
 //! Redis with TLS of a private authority, client certificates, and a user of its own for the worker.
 
+use std::path::Path;
+
 use serde_json::json;
-use storage_worker_tests::certificates::Certificates;
+use storage_worker_tests::authority::{Authority, Certificate};
 use storage_worker_tests::confirmations::Confirmations;
 use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::redis_server::{RedisServer, free_port};
@@ -13,6 +15,26 @@ use storage_worker_tests::worker::Setup;
 use super::{GROUP, STREAM, setup, wait_until_settled};
 use crate::SOON;
 
+/// What the two sides show each other.
+struct Certificates {
+    authority: Authority,
+    server: Certificate,
+    client: Certificate,
+}
+
+impl Certificates {
+    fn make() -> Self {
+        let authority = Authority::new();
+        let server = authority.issue("/CN=server", "IP:127.0.0.1");
+        let client = authority.issue("/CN=client", "");
+        Self { authority, server, client }
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are Unicode")
+}
+
 fn failed(id: &str) -> Sent {
     Sent::new("evaluation:failed", &json!({"eval_id": id, "error": "x"}))
 }
@@ -20,12 +42,13 @@ fn failed(id: &str) -> Sent {
 /// A server that speaks TLS on a port beside its plain one, and asks for a client certificate.
 fn start_redis(certificates: &Certificates) -> (RedisServer, u16) {
     let port = free_port();
-    let [certificate, key, authority] = ["server.pem", "server.key", "ca.pem"].map(|name| certificates.file(name));
+    let Certificates { authority, server, .. } = certificates;
+    let (port_text, authority) = (port.to_string(), authority.certificate());
     let arguments = [
-        ["--tls-port", &port.to_string()],
-        ["--tls-cert-file", &certificate],
-        ["--tls-key-file", &key],
-        ["--tls-ca-cert-file", &authority],
+        ["--tls-port", &*port_text],
+        ["--tls-cert-file", text(&server.certificate)],
+        ["--tls-key-file", text(&server.key)],
+        ["--tls-ca-cert-file", text(&authority)],
         ["--tls-auth-clients", "yes"],
     ];
     (RedisServer::start_with(arguments.as_flattened()), port)
@@ -36,9 +59,9 @@ fn secure(redis: &RedisServer, port: u16, certificates: &Certificates) -> Setup 
     setup(redis, "memory", "a")
         .set("source.pubsub.enabled", true)
         .set("redis.url", format!("rediss://worker:secret@127.0.0.1:{port}"))
-        .set("redis.tls.ca_file", certificates.file("ca.pem"))
-        .set("redis.tls.certificate_file", certificates.file("client.pem"))
-        .set("redis.tls.key_file", certificates.file("client.key"))
+        .set("redis.tls.ca_file", text(&certificates.authority.certificate()))
+        .set("redis.tls.certificate_file", text(&certificates.client.certificate))
+        .set("redis.tls.key_file", text(&certificates.client.key))
 }
 
 fn create_user(redis: &RedisServer) {
@@ -67,11 +90,11 @@ fn streams_channels_and_confirmations_go_over_tls_with_a_client_certificate_and_
     assert!(worker.record("added").is_some() && worker.record("published").is_some());
     let publish = setup.command(&["publish", "--stream", STREAM, "evaluation:failed", "{}"]).output().expect("run it");
     let errors = String::from_utf8_lossy(&publish.stderr).into_owned();
-    assert!(errors.contains("NOPERM"), "the command speaks TLS, too, and its user may not add: {errors}");
+    assert!(errors.contains("no permissions"), "the command speaks TLS, too, and its user may not add: {errors}");
     let (status, log) = worker.terminate(SOON);
     assert!(status.success(), "{log}");
     assert_eq!(stream.consumers(GROUP), ["a"], "its user may remove its run");
-    let warnings: Vec<String> = log.lines().into_iter().filter(|line| line.contains("NOPERM")).collect();
+    let warnings: Vec<String> = log.lines().into_iter().filter(|line| line.contains("no permissions")).collect();
     assert!(warnings.is_empty(), "{warnings:?}");
 }
 
@@ -82,8 +105,8 @@ fn certificates_that_are_wrong_are_named_and_right_ones_taken_without_a_restart(
     create_user(&redis);
     let setup = secure(&redis, port, &certificates);
     let authority = setup.path("ca.pem");
-    std::fs::copy(others.file("ca.pem"), &authority).expect("copy a file");
-    let setup = setup.set("redis.tls.ca_file", authority.to_str().expect("a text"));
+    std::fs::copy(others.authority.certificate(), &authority).expect("copy a file");
+    let setup = setup.set("redis.tls.ca_file", text(&authority));
     let worker = setup.start_unready();
     let says = |text: &str| {
         eventually(SOON, text, || worker.http().get("/health").json().to_string().contains(text));
@@ -92,7 +115,7 @@ fn certificates_that_are_wrong_are_named_and_right_ones_taken_without_a_restart(
     says("certificate");
     std::fs::remove_file(&authority).expect("remove a file");
     says("cannot read `");
-    std::fs::copy(certificates.file("ca.pem"), &authority).expect("copy a file");
+    std::fs::copy(certificates.authority.certificate(), &authority).expect("copy a file");
 
     eventually(SOON, "the worker to be well", || worker.http().get("/health").status == 200);
 }
@@ -104,7 +127,7 @@ fn a_client_without_the_certificate_that_is_asked_for_is_told() {
     create_user(&redis);
     let worker = setup(&redis, "memory", "a")
         .set("redis.url", format!("rediss://worker:secret@127.0.0.1:{port}"))
-        .set("redis.tls.ca_file", certificates.file("ca.pem"))
+        .set("redis.tls.ca_file", text(&certificates.authority.certificate()))
         .start_unready();
 
     eventually(SOON, "the reason", || {

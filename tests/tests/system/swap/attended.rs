@@ -75,7 +75,11 @@ impl Attended {
     pub(super) fn wait(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
         let start = Instant::now();
         while !done(self) {
-            assert!(start.elapsed() < LIMIT, "waited {LIMIT:?} in vain for the worker {what}:\n{}", self.worker().log());
+            assert!(
+                start.elapsed() < LIMIT,
+                "waited {LIMIT:?} in vain for the worker {what}:\n{}",
+                self.worker().log()
+            );
             self.look(what);
             std::thread::sleep(STEP);
         }

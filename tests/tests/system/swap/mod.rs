@@ -114,10 +114,8 @@ fn a_primary_is_swapped_under_load_and_back_and_every_event_is_in_the_final_stor
     for seed in first..first + kills + u64::div_ceil(kills, KILLED) {
         let mut random = fastrand::Rng::with_seed(seed);
         let is_killed = (seed - first) % (KILLED + 1) > 0;
-        let kill = is_killed.then(|| Kill {
-            after: as_long_as.mul_f64(random.f64()),
-            away: Duration::from_millis(random.u64(0..500)),
-        });
+        let kill = is_killed
+            .then(|| Kill { after: as_long_as.mul_f64(random.f64()), away: Duration::from_millis(random.u64(0..500)) });
         println!("seed {seed}, {rate} events/s, kill {kill:?}");
         let Ran { events, took, pause, killed_in } = run(&server, seed, rate, kill);
         println!("seed {seed}: {events} events, {took:?}, longest pause {pause:?}, killed in {killed_in:?}");
