@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use storage_worker_tests::confirmations::Confirmations;
+use storage_worker_tests::confirmations::{Confirmation, Confirmations};
 use storage_worker_tests::generate::Generator;
-use storage_worker_tests::http::Http;
+use storage_worker_tests::http::{Answer, Http};
 use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::second_model::{Sent, read};
@@ -23,45 +23,112 @@ use crate::SOON;
 const PACE: Duration = Duration::from_millis(15);
 /// The rest of so many evaluations is told of later.
 const UNFINISHED: usize = 60;
+/// The statuses that last.
+const ENDED: [&str; 3] = ["completed", "failed", "cancelled"];
 
 fn outage() -> Duration {
     let asked = std::env::var("OUTAGE_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
     Duration::from_secs(asked.unwrap_or(3))
 }
 
+/// What a read must show at the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// All that was confirmed: the primary is there.
+    Whole,
+    /// All that the fallback took: the primary is away, and what only it has can be missing.
+    Fallback,
+    /// All that was confirmed, or it says that it is incomplete.
+    Changing,
+}
+
+/// What was confirmed of an evaluation.
+#[derive(Clone, Default)]
+struct Known {
+    /// Events, and whether the fallback took them.
+    events: BTreeMap<String, bool>,
+    has_ended: bool,
+}
+
 /// What was confirmed, and what readers saw of it.
-#[derive(Default)]
 struct Witness {
-    /// Events by evaluation.
-    confirmed: Mutex<BTreeMap<String, BTreeSet<String>>>,
+    confirmed: Mutex<BTreeMap<String, Known>>,
+    phase: Mutex<Phase>,
     reads: AtomicUsize,
-    /// Reads that were answered as unavailable.
+    /// Reads that were answered as unavailable, or marked incomplete.
     unavailable: AtomicUsize,
+    incomplete: AtomicUsize,
     stopped: AtomicBool,
 }
 
 impl Witness {
-    fn note(&self, id: String, event: String) {
-        self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().insert(event);
+    fn new() -> Self {
+        Self {
+            confirmed: Mutex::default(),
+            phase: Mutex::new(Phase::Whole),
+            reads: AtomicUsize::new(0),
+            unavailable: AtomicUsize::new(0),
+            incomplete: AtomicUsize::new(0),
+            stopped: AtomicBool::new(false),
+        }
     }
 
-    /// Reads one evaluation: whatever was confirmed before is in the answer, unless that says that it is unavailable.
+    fn note(&self, confirmation: &Confirmation) {
+        let (id, event) = confirmation.about();
+        let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = confirmed.entry(id).or_default();
+        known.events.insert(event, confirmation.text("backend") == "disk");
+        known.has_ended |= ENDED.contains(&confirmation.text("status"));
+    }
+
+    fn phase(&self) -> Phase {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_phase(&self, phase: Phase) {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+    }
+
+    /// Reads one evaluation, which is not older than what was confirmed before.
     fn read(&self, http: &Http, random: &mut fastrand::Rng) {
-        let (id, events) = {
+        let (id, known) = {
             let confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some((id, events)) = confirmed.iter().nth(random.usize(..confirmed.len().max(1))) else { return };
-            (id.clone(), events.clone())
+            let Some((id, known)) = confirmed.iter().nth(random.usize(..confirmed.len().max(1))) else { return };
+            (id.clone(), known.clone())
         };
-        let answer = http.get(&format!("/evaluations/{id}/events"));
+        let before = self.phase();
+        let Some(record) = self.answer(http, &format!("/evaluations/{id}")) else { return };
+        let record = record.json();
+        if record["incomplete"] == true {
+            self.incomplete.fetch_add(1, Ordering::Relaxed);
+            assert_ne!((before, self.phase()), (Phase::Whole, Phase::Whole), "{record}");
+        } else if known.has_ended {
+            let status = record["status"].as_str().unwrap_or_default();
+            assert!(ENDED.contains(&status), "the end of {id} was confirmed; read: {record}");
+        }
+        let Some(events) = self.answer(http, &format!("/evaluations/{id}/events")) else { return };
+        // A read during which the phase changes may belong to either.
+        let phase = if self.phase() == before { before } else { Phase::Changing };
+        let is_promised = |by_fallback: bool| match phase {
+            Phase::Whole => true,
+            Phase::Fallback => by_fallback,
+            Phase::Changing => false,
+        };
+        for (event, _) in known.events.iter().filter(|(_, by_fallback)| is_promised(**by_fallback)) {
+            assert!(events.body.contains(event), "{event} of {id} was confirmed; read: {}", events.body);
+        }
+    }
+
+    /// None if it cannot be had now.
+    fn answer(&self, http: &Http, path: &str) -> Option<Answer> {
+        let answer = http.get(path);
         self.reads.fetch_add(1, Ordering::Relaxed);
         if answer.status == 503 {
             self.unavailable.fetch_add(1, Ordering::Relaxed);
-            return;
+            return None;
         }
-        assert_eq!(answer.status, 200, "{id} was confirmed; {}", answer.body);
-        for event in events {
-            assert!(answer.body.contains(&event), "{event} of {id} was confirmed; read: {}", answer.body);
-        }
+        assert_eq!(answer.status, 200, "{path} was confirmed; {}", answer.body);
+        Some(answer)
     }
 
     fn read_on(&self, http: &Http, seed: u64) {
@@ -72,8 +139,9 @@ impl Witness {
     }
 
     fn figures(&self) -> String {
-        let [reads, unavailable] = [&self.reads, &self.unavailable].map(|count| count.load(Ordering::Relaxed));
-        format!("{reads} reads, {unavailable} of them unavailable")
+        let counts = [&self.reads, &self.incomplete, &self.unavailable];
+        let [reads, incomplete, unavailable] = counts.map(|count| count.load(Ordering::Relaxed));
+        format!("{reads} reads, {incomplete} of them incomplete, {unavailable} unavailable")
     }
 }
 
@@ -106,8 +174,7 @@ impl<'a> Teller<'a> {
             let is_accepted = confirmation.text("result") == "accepted";
             assert_eq!(is_accepted, confirmation.text("backend") == "disk", "{confirmation:?}");
             backends.insert(confirmation.text("backend").to_owned());
-            let (id, event) = confirmation.about();
-            self.witness.note(id, event);
+            self.witness.note(&confirmation);
         }
         self.told.extend(events);
         backends
@@ -163,7 +230,7 @@ fn a_primary_that_goes_away_and_flaps_as_it_returns_has_everything_in_the_end() 
     let redis = RedisServer::start();
     let setup = composite(&redis);
     let worker = setup.start();
-    let (confirmations, witness, flapped) = (Confirmations::listen(&redis), Witness::default(), AtomicBool::new(false));
+    let (confirmations, witness, flapped) = (Confirmations::listen(&redis), Witness::new(), AtomicBool::new(false));
     let mut teller = Teller::new(&redis, &confirmations, &witness, 11);
 
     std::thread::scope(|scope| {
@@ -175,7 +242,9 @@ fn a_primary_that_goes_away_and_flaps_as_it_returns_has_everything_in_the_end() 
         let before = teller.go_on(Duration::from_secs(1));
         assert_eq!(before, ["files".to_owned()].into(), "the primary took it all");
 
+        witness.set_phase(Phase::Changing);
         take_away(&setup);
+        witness.set_phase(Phase::Fallback);
         let during = teller.go_on(outage());
 
         assert_eq!(during, ["disk".to_owned()].into(), "the fallback took it all");
@@ -184,12 +253,15 @@ fn a_primary_that_goes_away_and_flaps_as_it_returns_has_everything_in_the_end() 
         assert_eq!(worker.record(&id).expect("what is confirmed can be read")["incomplete"], true);
         assert_eq!(detail(&worker, "main", "state"), "fallback");
         assert!(worker.is_ready(), "it goes on without its primary");
+        witness.set_phase(Phase::Changing);
         let flapping = scope.spawn(|| flap(&setup, &flapped));
         teller.go_on(outage() / 3);
         flapped.store(true, Ordering::Release);
         flapping.join().expect("it flaps until it is told to stop");
         give_back(&setup);
         wait_until_caught_up(&worker);
+        witness.set_phase(Phase::Whole);
+        std::thread::sleep(Duration::from_millis(300));
     });
 
     let (events, accepted) =
@@ -207,7 +279,7 @@ fn nothing_is_lost_when_the_worker_is_killed_while_it_catches_up() {
         composite(&redis).set("backends.far.options.slow_ms", 30).set("backends.main.options.catch_up_batch", 4);
     take_away(&setup);
     let worker = setup.start();
-    let (confirmations, witness) = (Confirmations::listen(&redis), Witness::default());
+    let (confirmations, witness) = (Confirmations::listen(&redis), Witness::new());
     let mut teller = Teller::new(&redis, &confirmations, &witness, 12);
     let many: Vec<Sent> = (0..200).flat_map(|_| teller.generator.lifecycle()).collect();
     teller.tell(many);
