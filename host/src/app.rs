@@ -29,6 +29,7 @@ use crate::config::{Config, ConfigError, Loaded};
 use crate::http::{self, AppState, BindError, JournalHealth, Listener, Stalled, WorkerStatus};
 use crate::journal::config::Mode;
 use crate::journal::{self, Journal, JournalError};
+use crate::letters::Destination;
 use crate::letters::desk::Desk;
 use crate::plugin::Loader;
 use crate::plugin::lock::Lock;
@@ -217,8 +218,9 @@ impl App {
         let public = Listener::bind("http", config.http.listen).await?;
         let admin = Listener::bind("admin", config.admin.listen).await?;
         let fed = Fed::default();
-        let (feed, desk) = (fed.feed(), Desk::new(&config.dead_letters));
-        let worker = Arc::new(start_worker(&config, &plan, redis, &current, &metrics, fed)?);
+        let letters = Destination::new(&config.dead_letters, &config.redis)?;
+        let (feed, desk) = (fed.feed(), Desk::new(letters.clone()));
+        let worker = Arc::new(start_worker(&config, &plan, redis, letters, &current, &metrics, fed)?);
         let draining = Arc::new(AtomicBool::new(false));
         info!(
             backend = config.storage.backend,
@@ -299,6 +301,7 @@ fn start_worker(
     config: &Config,
     plan: &Plan,
     redis: RedisClient,
+    dead_letters: Destination,
     current: &Arc<Current>,
     metrics: &Metrics,
     fed: Fed,
@@ -334,7 +337,7 @@ fn start_worker(
         },
         parallel_calls: plan.capabilities().parallel_calls,
         redis,
-        dead_letters: config.dead_letters.clone(),
+        dead_letters,
         metrics: metrics.clone(),
     };
     Ok(Worker::start(&config.worker, parts, &Handle::current())?)
@@ -359,20 +362,20 @@ fn worker_status(worker: &Arc<Worker>, draining: &Arc<AtomicBool>) -> Box<dyn Fn
         let last_error = status.sources.iter().find_map(|source| source.status.last_error.clone());
         let redis_healthy = status.is_redis_connected();
         let journal = status.sources.iter().find_map(|source| source.status.journal.as_ref());
-        WorkerStatus {
-            redis_healthy,
-            redis_reason: last_error.filter(|_| !redis_healthy).unwrap_or_default(),
         let Since { redis, journal: blocked, storage } = status.troubles;
         let lasts = |since: Option<std::time::Instant>| since.map(|since| since.elapsed());
         let stalled = storage
             .zip(status.retrying_lanes.first())
             .map(|(since, (_, error))| Stalled { reason: error.to_string(), lasts: since.elapsed() });
-            events_processed: status.events_processed,
-            generation: status.generation,
-            draining: draining.load(Ordering::Relaxed),
+        WorkerStatus {
+            redis_healthy,
+            redis_reason: last_error.filter(|_| !redis_healthy).unwrap_or_default(),
             redis_away_for: lasts(redis),
             journal_blocked_for: lasts(blocked),
             stalled,
+            events_processed: status.events_processed,
+            generation: status.generation,
+            draining: draining.load(Ordering::Relaxed),
             stuck: status.stuck_lanes.iter().map(stuck).collect(),
             journal: journal.map(journal_health),
         }

@@ -47,6 +47,9 @@ pub(crate) fn problems(config: &Config, origins: &Origins) -> Vec<Problem> {
     for (key, message) in config.journal.problems() {
         add(&["journal", key], message);
     }
+    for (key, message) in config.dead_letters.problems(&config.source.streams.streams) {
+        add(&["dead_letters", key], message);
+    }
     for (path, message) in storage::config::problems(&config.storage, &config.backends) {
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
         add(&path, message);

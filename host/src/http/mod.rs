@@ -110,6 +110,8 @@ pub fn admin(state: &AppState) -> Router {
         .route("/explain", get(admin::explain))
         .route("/reload", post(admin::reload))
         .route("/dead-letters/select", post(handing::select))
+        .route("/dead-letters/ids", post(handing::ids))
+        .route("/dead-letters/first", post(handing::first))
         .route("/dead-letters/edit", post(handing::edit))
         .route("/dead-letters/drop", post(handing::drop_letters))
         .route("/dead-letters/retry", post(handing::retry))

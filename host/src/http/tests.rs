@@ -64,7 +64,7 @@ async fn serve_with(options: Value, config: Config) -> Served {
             let refused = || ReloadError::Fallback("disk".to_owned());
             Box::pin(async move { if force { Ok(Reloaded::default()) } else { Err(refused()) } })
         }),
-        desk: Desk::new(&DeadLettersConfig::default()),
+        desk: Desk::new(Destination::File { path: "dead-letters.jsonl".into(), max_bytes: 1 << 20 }),
         feed: Fed::default().feed(),
     };
     let (state, stop) = (AppState::new(parts, &config), CancellationToken::new());

@@ -55,7 +55,7 @@ use self::troubles::Troubles;
 use self::watch::Watch;
 use crate::event::decode::Limits;
 use crate::event::row::EventRows;
-use crate::letters::config::DeadLettersConfig;
+use crate::letters::Destination;
 use crate::source::redis_client::RedisClient;
 use crate::source::{Control, Source, now as source_now};
 use crate::telemetry::metrics::Metrics;
@@ -73,7 +73,7 @@ pub struct Parts {
     /// Where confirmations go.
     pub redis: RedisClient,
     /// Where dead letters go.
-    pub dead_letters: DeadLettersConfig,
+    pub dead_letters: Destination,
     /// Where everything is counted.
     pub metrics: Metrics,
 }
@@ -296,7 +296,7 @@ fn show_generation(metrics: &Metrics, generation: u64) {
 fn start_tail(
     shared: &Arc<Shared>,
     redis: RedisClient,
-    dead_letters: DeadLettersConfig,
+    dead_letters: Destination,
     tail: &Running,
     runtime: &Handle,
 ) -> io::Result<()> {
@@ -308,7 +308,7 @@ fn start_tail(
     };
     tail.spawn_async("confirmer", confirmer.run(), runtime);
     let writer = Writer {
-        config: dead_letters,
+        destination: dead_letters,
         postbox: Arc::clone(&shared.postbox),
         budget: Arc::clone(&shared.budget),
         acknowledge: Arc::clone(&shared.acknowledge),
