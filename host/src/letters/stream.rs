@@ -233,7 +233,11 @@ fn line_of(fields: Vec<Vec<u8>>) -> Vec<u8> {
     }
 }
 
+/// Says what failed: of many commands at once the first, which is what the others failed for too.
 fn failed(key: &str, error: &RedisError) -> io::Error {
+    let errors = error.clone().into_server_errors();
+    let first = errors.and_then(|errors| Some(RedisError::from(errors.first()?.1.clone())));
+    let error = first.as_ref().unwrap_or(error);
     let advice = match error.code() {
         Some("WRONGTYPE") => "; the key holds something else than a stream: rename it, or change `dead_letters.stream`",
         Some("NOPERM") => "; give the worker's user the commands and keys that docs/dead-letters.md names",

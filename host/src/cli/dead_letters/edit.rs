@@ -30,7 +30,7 @@ pub(super) fn run(
     format: Output,
     dry_run: bool,
 ) -> anyhow::Result<ExitCode> {
-    let progress = Progress::start("edited", Some(ids.len() as u64));
+    let progress = Progress::start("edited", Some(ids.len() as u64), 0);
     let mut edited = Edited::default();
     let mut left = ids;
     while !left.is_empty() {

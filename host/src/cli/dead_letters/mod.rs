@@ -279,7 +279,7 @@ fn in_chunks(
     ids: &[String],
     work: impl Fn(&[String]) -> anyhow::Result<Vec<Done>>,
 ) -> anyhow::Result<Vec<Done>> {
-    let progress = Progress::start(what, Some(ids.len() as u64));
+    let progress = Progress::start(what, Some(ids.len() as u64), 0);
     let mut done = Vec::with_capacity(ids.len());
     for ids in ids.chunks(CHUNK) {
         done.extend(work(ids).inspect_err(|_| progress.end()).with_context(|| stopped(what, done.len()))?);

@@ -55,7 +55,7 @@ impl Progress {
             }
             Some(_) | None => new(),
         };
-        let shown = progress::Progress::start("replayed", None);
+        let shown = progress::Progress::start("replayed", None, 0);
         Ok(Self { file: file.map(Path::to_owned), position, named: 0, shown })
     }
 
