@@ -9,8 +9,8 @@ export PATH := $(PATH):$(CARGO_HOME)/bin:/usr/local/bin:/opt/homebrew/bin
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Find or install what the tests need beside Rust: redis-server, PostgreSQL, PgBouncer, strace, a C compiler
-	@scripts/setup.sh cargo cc redis-server postgres pgbouncer strace
+setup: ## Find or install what the tests need beside Rust: servers (Redis, PostgreSQL, PgBouncer, moto, azurite), strace, a C compiler
+	@scripts/setup.sh cargo cc redis-server postgres pgbouncer strace moto azurite
 
 build: ## Build the worker and its plugins
 	@scripts/setup.sh cargo cc
@@ -26,11 +26,20 @@ test: setup ## Run all tests
 	cargo test --workspace
 	CARGO_PROFILE_DEV_DEBUG=false cargo test --manifest-path examples/sqlite/Cargo.toml --locked --target-dir target/variants
 
-soak: setup ## Run the long variants of tests: 300 reloads under load, outages, kills, shared merges (some minutes)
+soak: setup ## Run the long variants of tests: reloads, swaps, outages, conservation, under load (hours); SEED=1
 	cargo build --workspace
 	RELOADS=300 cargo test -p storage-worker-tests --test system many_changes -- --nocapture
+	SWAP_RUNS=20 SWAP_RATE=2000 cargo test -p storage-worker-tests --test system swap:: -- --nocapture
 	OUTAGE_SECONDS=20 cargo test -p storage-worker-tests --test system journal:: -- --nocapture
+	SEED=$(or $(SEED),$(shell date +%s)) EVENTS=200000 FAULTS_EACH=20 HONESTY_KILLS=200 DEAD_WORKERS=10 cargo test -p storage-worker-tests --test system conservation:: -- --nocapture --test-threads 1
+	OUTAGE_SECONDS=60 cargo test -p storage-worker-tests --test system composite::outages:: -- --nocapture --test-threads=1
+	EVALUATIONS=1000000 cargo test -p storage-worker-tests --test cache -- --nocapture
+	LAYERS=all cargo test -p storage-worker-tests --test conformance layers:: -- --nocapture
+	POISON_EVENTS=60000 cargo test -p storage-worker-tests --test system poison:: -- --nocapture
+	LONG_OUTAGE_SECONDS=300 cargo test -p storage-worker-tests --test system outage:: -- --nocapture
+	REPLAY_SETS=5000 cargo test -p storage-worker-tests --test system replaying:: -- --nocapture
 	SHARED_ROUNDS=100 cargo test -p storage-worker-tests --test conformance postgres_is_complete_and_shared -- --nocapture
+	ROWS=1000000 cargo test -p storage-worker-tests --test system postgres::plans:: -- --nocapture
 
 fuzz: ## Try odd input on decoding, merging, states, journal, manifests, configurations; SECONDS_EACH=600
 	@scripts/setup.sh cargo cc c++

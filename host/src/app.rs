@@ -26,9 +26,10 @@ use self::signals::Signal;
 pub(crate) use self::signals::Signals;
 use self::waiting::Waiting;
 use crate::config::{Config, ConfigError, Loaded};
-use crate::http::{self, AppState, BindError, JournalHealth, Listener, WorkerStatus};
+use crate::http::{self, AppState, BindError, JournalHealth, Listener, Stalled, WorkerStatus};
 use crate::journal::config::Mode;
 use crate::journal::{self, Journal, JournalError};
+use crate::letters::Destination;
 use crate::letters::desk::Desk;
 use crate::plugin::Loader;
 use crate::plugin::lock::Lock;
@@ -42,7 +43,7 @@ use crate::source::{Source, now};
 use crate::storage::explain::Setting;
 use crate::storage::{Current, OpenError, Plan, Problems, ReloadError};
 use crate::telemetry::metrics::Metrics;
-use crate::worker::{Died, Left, Parts, Served, Worker};
+use crate::worker::{Died, Left, Parts, Served, Since, Worker};
 
 /// The generation of the configuration that a start has.
 const FIRST_GENERATION: u64 = 1;
@@ -217,8 +218,9 @@ impl App {
         let public = Listener::bind("http", config.http.listen).await?;
         let admin = Listener::bind("admin", config.admin.listen).await?;
         let fed = Fed::default();
-        let (feed, desk) = (fed.feed(), Desk::new(&config.dead_letters));
-        let worker = Arc::new(start_worker(&config, &plan, redis, &current, &metrics, fed)?);
+        let letters = Destination::new(&config.dead_letters, &config.redis)?;
+        let (feed, desk) = (fed.feed(), Desk::new(letters.clone()));
+        let worker = Arc::new(start_worker(&config, &plan, redis, letters, &current, &metrics, fed)?);
         let draining = Arc::new(AtomicBool::new(false));
         info!(
             backend = config.storage.backend,
@@ -299,6 +301,7 @@ fn start_worker(
     config: &Config,
     plan: &Plan,
     redis: RedisClient,
+    dead_letters: Destination,
     current: &Arc<Current>,
     metrics: &Metrics,
     fed: Fed,
@@ -321,7 +324,7 @@ fn start_worker(
     if config.source.streams.is_enabled() {
         let channels = config.events.channels().map(str::to_owned);
         let (streams, name) = (&config.source.streams, config.worker.name());
-        sources.push(Box::new(Streams::new(redis.clone(), streams, &name, channels, &Handle::current())?));
+        sources.push(Box::new(Streams::new(&redis, streams, &name, channels, &Handle::current())?));
     }
     let parts = Parts {
         sources,
@@ -334,7 +337,7 @@ fn start_worker(
         },
         parallel_calls: plan.capabilities().parallel_calls,
         redis,
-        dead_letters: config.dead_letters.clone(),
+        dead_letters,
         metrics: metrics.clone(),
     };
     Ok(Worker::start(&config.worker, parts, &Handle::current())?)
@@ -359,9 +362,17 @@ fn worker_status(worker: &Arc<Worker>, draining: &Arc<AtomicBool>) -> Box<dyn Fn
         let last_error = status.sources.iter().find_map(|source| source.status.last_error.clone());
         let redis_healthy = status.is_redis_connected();
         let journal = status.sources.iter().find_map(|source| source.status.journal.as_ref());
+        let Since { redis, journal: blocked, storage } = status.troubles;
+        let lasts = |since: Option<std::time::Instant>| since.map(|since| since.elapsed());
+        let stalled = storage
+            .zip(status.retrying_lanes.first())
+            .map(|(since, (_, error))| Stalled { reason: error.to_string(), lasts: since.elapsed() });
         WorkerStatus {
             redis_healthy,
             redis_reason: last_error.filter(|_| !redis_healthy).unwrap_or_default(),
+            redis_away_for: lasts(redis),
+            journal_blocked_for: lasts(blocked),
+            stalled,
             events_processed: status.events_processed,
             generation: status.generation,
             draining: draining.load(Ordering::Relaxed),

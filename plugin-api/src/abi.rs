@@ -167,6 +167,9 @@ pub fn with_items<R>(states: &[(&str, &State)], call: impl FnOnce(&[Item<'_>]) -
 /// In [`OpenArguments::flags`]: opened only to be read.
 pub const READ_ONLY: u64 = 1;
 
+/// In [`Failure::flags`]: trying again may help. What else a kind means that the other side does not know, this is known.
+pub const MAY_PASS: u32 = 1;
+
 /// What every call carries.
 #[repr(C)]
 #[derive(Clone, Copy, StableAbi)]
@@ -182,6 +185,7 @@ pub struct CallContext {
 #[derive(StableAbi)]
 pub struct Failure {
     pub kind: u32,
+    /// [`MAY_PASS`], or nothing; what is not known is ignored.
     pub flags: u32,
     /// 0 stands for no hint.
     pub retry_after_us: u64,
@@ -276,7 +280,7 @@ pub struct DocumentPage {
     pub reserved: [u8; 15],
 }
 
-/// [`crate::Backend`] as it crosses the boundary. Later methods go below `delete_blob`, with default bodies.
+/// [`crate::Backend`] as it crosses the boundary. Later methods go below `begin`, with default bodies.
 #[sabi_trait]
 pub trait RawBackend: Send + Sync + 'static {
     fn merge(&self, context: &CallContext, batch: RSlice<'_, Item<'_>>) -> Answered<MergeAnswers>;
@@ -291,8 +295,9 @@ pub trait RawBackend: Send + Sync + 'static {
     fn put_blob(&self, context: &CallContext, key: RStr<'_>, bytes: RSlice<'_, u8>) -> Answered<()>;
     fn get_blob(&self, context: &CallContext, key: RStr<'_>) -> Answered<ROption<RVec<u8>>>;
     fn scan_blobs(&self, context: &CallContext, after: RStr<'_>, limit: u64) -> Answered<RString>;
-    #[sabi(last_prefix_field)]
     fn delete_blob(&self, context: &CallContext, key: RStr<'_>, untouched_since: i64) -> Answered<bool>;
+    #[sabi(last_prefix_field)]
+    fn begin(&self, context: &CallContext) -> Answered<()>;
 }
 
 /// [`crate::DocumentStore`] as it crosses the boundary. Later methods go below `close`, with default bodies.

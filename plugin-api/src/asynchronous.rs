@@ -99,6 +99,12 @@ pub trait AsyncBackend: Send + Sync + Sized + 'static {
     /// See [`Backend::health`]. Not asynchronous: it never waits.
     fn health(&self) -> Health;
 
+    /// See [`Backend::begin`].
+    fn begin(&self, call: &Call) -> impl Future<Output = Result<()>> {
+        let _ = call;
+        async { Ok(()) }
+    }
+
     /// See [`Backend::flush`].
     fn flush(&self, call: &Call) -> impl Future<Output = Result<()>>;
 
@@ -208,6 +214,10 @@ impl<T: AsyncBackend> Backend for Async<T> {
 
     fn health(&self) -> Health {
         self.inner().health()
+    }
+
+    fn begin(&self, call: &Call) -> Result<()> {
+        self.block(call, self.inner().begin(call))
     }
 
     fn flush(&self, call: &Call) -> Result<()> {

@@ -99,6 +99,20 @@ pub trait Backend: Send + Sync + 'static {
     /// How the backend is; cheap, and never waits, not even for a merge that is under way.
     fn health(&self) -> Health;
 
+    /// Tells that the tree which this backend stands in is the one in use from now on. Comes after `open`, but not to what
+    /// is opened only to read; other calls may come before it. Cheap; it does not wait.
+    ///
+    /// A changed configuration is opened beside the one in use, and may be given up again. So what a backend does without
+    /// being called begins here and not in `open` if the tree in use would notice: say a layer that moves states from one
+    /// child to another, or removes what nothing refers to.
+    ///
+    /// # Errors
+    /// When it cannot do that; it is told to the operator, and the backend is used all the same.
+    fn begin(&self, call: &Call) -> Result<()> {
+        let _ = call;
+        Ok(())
+    }
+
     /// Makes everything that was answered durable, as far as the backend ever does.
     ///
     /// # Errors
@@ -391,7 +405,7 @@ impl Durability {
 }
 
 /// A state that was read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Found {
     /// What is stored.
     pub state: State,
@@ -400,7 +414,7 @@ pub struct Found {
 }
 
 /// One item to delete.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Delete<'a> {
     /// The evaluation's id.
     pub id: &'a str,

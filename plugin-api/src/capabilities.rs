@@ -76,6 +76,10 @@ pub struct Role {
     /// Only a backend that stores blobs may play it, and one that stores nothing else may play no other role.
     #[serde(default)]
     pub blobs: bool,
+    /// What a backend in this role holds may be stored nowhere else, so a change of the configuration does not leave it
+    /// behind unasked.
+    #[serde(default)]
+    pub only_copy: bool,
 }
 
 /// What an instance of given options would be.

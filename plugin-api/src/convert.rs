@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use abi_stable::std_types::{RResult, RSlice, RStr, RString, RVec};
 
-use crate::abi::{Answered, CallContext, DeleteItem, Failure, FoundState, ItemAnswer, MergeAnswers};
+use crate::abi::{Answered, CallContext, DeleteItem, Failure, FoundState, ItemAnswer, MAY_PASS, MergeAnswers};
 use crate::backend::{Answer, Call, Delete, Deleted, Durability, Found, Outcome};
 use crate::document_store::PutAnswer;
 use crate::error::{Error, ErrorKind, Result};
@@ -18,15 +18,21 @@ pub(crate) const NOBODY_ELSE: u32 = u32::MAX;
 pub(crate) fn to_failure(error: Error) -> Failure {
     Failure {
         kind: error.kind.code(),
-        flags: 0,
+        flags: if error.kind.may_pass() { MAY_PASS } else { 0 },
         retry_after_us: error.retry_after.map_or(0, to_micros),
         message: error.message.into(),
         reserved: [0; 2],
     }
 }
 
+/// An error of a kind that only a newer version knows is an outage if it may pass, else a defect.
 pub(crate) fn from_failure(failure: &Failure) -> Error {
-    let error = Error::new(ErrorKind::from_code(failure.kind), &failure.message);
+    let kind = match ErrorKind::from_code(failure.kind) {
+        Some(kind) => kind,
+        None if failure.flags & MAY_PASS != 0 => ErrorKind::Unavailable,
+        None => ErrorKind::Internal,
+    };
+    let error = Error::new(kind, &failure.message);
     match failure.retry_after_us {
         0 => error,
         delay => error.with_retry_after(Duration::from_micros(delay)),
@@ -257,4 +263,21 @@ pub(crate) fn from_json<T: serde::de::DeserializeOwned>(what: &str, text: &str) 
 
 pub(crate) fn to_bytes(bytes: RVec<u8>) -> Vec<u8> {
     bytes.into_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_error_crosses_and_one_that_is_not_known_is_tried_again_only_if_it_may_pass() {
+        for kind in ErrorKind::ALL {
+            assert_eq!(from_failure(&to_failure(Error::new(kind, "x"))).kind, kind);
+        }
+
+        let unknown = |flags| from_failure(&Failure { kind: 99, flags, ..to_failure(Error::internal("x")) }).kind;
+
+        assert_eq!(unknown(MAY_PASS), ErrorKind::Unavailable);
+        assert_eq!(unknown(0), ErrorKind::Internal);
+    }
 }

@@ -47,10 +47,19 @@ impl ErrorKind {
         }
     }
 
-    /// The kind of a number that crossed the plugin boundary; a number from a newer version is `internal`.
+    /// The kind of a number that crossed the plugin boundary; none for one from a newer version.
     #[must_use]
-    pub fn from_code(code: u32) -> Self {
-        Self::ALL.into_iter().find(|kind| kind.code() == code).unwrap_or(Self::Internal)
+    pub fn from_code(code: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.code() == code)
+    }
+
+    /// True if the same call may be taken later.
+    #[must_use]
+    pub fn may_pass(self) -> bool {
+        match self {
+            Self::Unavailable | Self::Overloaded | Self::Configuration => true,
+            Self::InvalidItem | Self::Internal => false,
+        }
     }
 }
 

@@ -358,6 +358,10 @@ impl RawBackend for Shim<dyn Backend> {
     fn delete_blob(&self, context: &CallContext, key: RStr<'_>, untouched_since: i64) -> Answered<bool> {
         self.call(|backend| backend.delete_blob(&from_context(context), &key, untouched_since))
     }
+
+    fn begin(&self, context: &CallContext) -> Answered<()> {
+        self.call(|backend| backend.begin(&from_context(context)))
+    }
 }
 
 impl RawDocumentStore for Shim<dyn DocumentStore> {

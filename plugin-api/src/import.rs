@@ -71,6 +71,10 @@ impl Backend for ImportedBackend {
         health(&self.raw.health())
     }
 
+    fn begin(&self, call: &Call) -> Result<()> {
+        from_answered(self.raw.begin(&to_context(call)))
+    }
+
     fn flush(&self, call: &Call) -> Result<()> {
         from_answered(self.raw.flush(&to_context(call)))
     }

@@ -1,6 +1,7 @@
 //! What reading asks of a backend and what it answers. Crosses the boundary as JSON, but for the states themselves.
 //!
-//! A request with a key that is not known is refused, so that a newer filter is never silently ignored.
+//! A request with a key that is not known is refused, so that a newer filter is never silently ignored. A field that is
+//! added to a request must therefore be left out where it is not used (`skip_serializing_if`), or no older plugin answers.
 
 use std::collections::BTreeMap;
 
@@ -138,7 +139,7 @@ pub struct BlobPage {
 }
 
 /// A stored blob.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobEntry {
     /// Its key.
     pub key: String,

@@ -73,7 +73,7 @@ impl Confirmations {
 
     /// Waits until it has subscribed so many times in all.
     pub fn wait_for_subscription(&self, count: u64) {
-        eventually(Duration::from_secs(10), "the listener to subscribe", || self.subscriptions() >= count);
+        eventually(Duration::from_secs(30), "the listener to subscribe", || self.subscriptions() >= count);
     }
 
     /// How many were received.

@@ -1,6 +1,6 @@
 //! Publishes the lives of evaluations at a steady rate, from a thread of its own, and remembers what Redis handed on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -10,6 +10,9 @@ use crate::generate::Generator;
 use crate::publisher::Publisher;
 use crate::redis_server::RedisServer;
 use crate::second_model::{Sent, read};
+
+/// At most so many go to Redis in one round trip.
+const MOST_AT_ONCE: usize = 64;
 
 /// A running load.
 #[derive(Debug)]
@@ -71,30 +74,34 @@ impl Drop for Load {
 
 fn publish(url: &str, seed: u64, pace: Duration, shared: &Shared) {
     let mut generator = Generator::new(seed);
-    let mut waiting: Vec<Sent> = Vec::new();
+    let mut waiting: VecDeque<Sent> = VecDeque::new();
     let mut publisher = None;
     let mut due = Instant::now();
     while !shared.stopped.load(Ordering::Acquire) {
-        if waiting.is_empty() {
-            waiting = generator.lifecycle();
+        // On a busy machine several are due by now: they go together, so that the rate is kept.
+        let mut messages = Vec::new();
+        while messages.len() < MOST_AT_ONCE && due <= Instant::now() {
+            if waiting.is_empty() {
+                waiting.extend(generator.lifecycle());
+            }
+            messages.extend(waiting.pop_front());
+            due += pace;
         }
-        let message = waiting.remove(0);
-        let told = read(&message.channel, &message.payload, 0).expect("generated events are valid");
         let connected = match publisher.take() {
             Some(connected) => Some(connected),
             None => Publisher::connect(url).ok(),
         };
         if let Some(mut connected) = connected
-            && let Ok(listeners) = connected.try_publish(&message)
+            && let Ok(listeners) = connected.try_publish_all(&messages)
         {
             publisher = Some(connected);
-            if listeners > 0 {
-                let event = (told.evaluation_id, told.event_id);
-                shared.handed_on.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+            let mut handed_on = shared.handed_on.lock().unwrap_or_else(PoisonError::into_inner);
+            for (message, _) in messages.iter().zip(listeners).filter(|(_, listeners)| *listeners > 0) {
+                let told = read(&message.channel, &message.payload, 0).expect("generated events are valid");
+                handed_on.push((told.evaluation_id, told.event_id));
             }
         }
-        shared.attempts.fetch_add(1, Ordering::AcqRel);
-        due += pace;
+        shared.attempts.fetch_add(messages.len() as u64, Ordering::AcqRel);
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
     }
 }

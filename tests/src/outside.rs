@@ -129,6 +129,22 @@ pub fn run_as_stranger(workspace: &Path, commands: &str) {
     assert!(output.status.success(), "`{commands}` ended with {}:\n{answer}\n{errors}", output.status);
 }
 
+/// Copies a directory of the workspace, but for what is built in it.
+///
+/// # Panics
+/// When it cannot be copied.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("make a directory");
+    for entry in std::fs::read_dir(from).expect("list a directory of the workspace").flatten() {
+        let target = to.join(entry.file_name());
+        match entry.file_type().expect("know a file's type").is_dir() {
+            true if entry.file_name() == "target" => {}
+            true => copy(&entry.path(), &target),
+            false => std::fs::copy(entry.path(), target).map(drop).expect("copy a file"),
+        }
+    }
+}
+
 fn shared_target() -> PathBuf {
     worker_binary().parent().and_then(Path::parent).expect("target/<profile>/<file>").join("variants")
 }

@@ -33,6 +33,18 @@ impl Publisher {
         Ok(Self { connection })
     }
 
+    /// Publishes messages; gives for each the number of listeners that it was handed to.
+    ///
+    /// # Errors
+    /// When Redis does not answer; then nobody knows which of them were handed on.
+    pub fn try_publish_all(&mut self, messages: &[Sent]) -> redis::RedisResult<Vec<u64>> {
+        let mut pipeline = redis::pipe();
+        for message in messages {
+            pipeline.cmd("PUBLISH").arg(&message.channel).arg(&message.payload);
+        }
+        pipeline.query(&mut self.connection)
+    }
+
     /// Publishes one message; gives the number of listeners that it was handed to.
     ///
     /// # Errors
@@ -48,11 +60,7 @@ impl Publisher {
     #[track_caller]
     pub fn publish(&mut self, messages: &[Sent]) {
         for chunk in messages.chunks(PIPELINE) {
-            let mut pipeline = redis::pipe();
-            for message in chunk {
-                pipeline.cmd("PUBLISH").arg(&message.channel).arg(&message.payload);
-            }
-            let listeners: Vec<u64> = pipeline.query(&mut self.connection).expect("publish");
+            let listeners = self.try_publish_all(chunk).expect("publish");
             assert!(listeners.iter().all(|listeners| *listeners > 0), "nobody listens: {listeners:?}");
         }
     }

@@ -10,26 +10,49 @@ use tempfile::TempDir;
 use crate::process::{Process, find_program};
 use crate::wait::eventually;
 
+/// How long a server may take to answer, which first loads what it has.
+const START_LIMIT: Duration = Duration::from_secs(120);
+
 /// A Redis server. Stopped when dropped.
 #[derive(Debug)]
 pub struct RedisServer {
     directory: TempDir,
     port: u16,
     process: Option<Process>,
+    arguments: Vec<String>,
 }
 
 impl RedisServer {
     /// Starts a server and waits until it answers.
     ///
     /// # Panics
-    /// When there is no `redis-server`, or it does not answer within 10 s.
+    /// When there is no `redis-server`, or it does not answer in time.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a server that keeps what it has said it has, whatever kills it.
+    ///
+    /// # Panics
+    /// When there is no `redis-server`, or it does not answer in time.
+    #[must_use]
+    pub fn start_durable() -> Self {
+        Self::start_with(&["--appendfsync", "always"])
+    }
+
+    /// Starts a server with further arguments, and waits until it answers.
+    ///
+    /// # Panics
+    /// When there is no `redis-server`, or it does not answer in time.
+    #[must_use]
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         let mut directory = tempfile::tempdir().expect("make a temporary directory");
         // Another program may take the free port before Redis does: then another one is tried.
         for _ in 0..5 {
             let port = free_port();
-            let mut server = Self { directory, port, process: None };
+            let mut server = Self { directory, port, process: None, arguments: arguments.clone() };
             if server.try_start() {
                 return server;
             }
@@ -77,7 +100,7 @@ impl RedisServer {
     /// Starts it again on the same port and data.
     ///
     /// # Panics
-    /// When it does not answer within 10 s.
+    /// When it does not answer in time.
     pub fn restart(&mut self) {
         self.process = None;
         assert!(self.try_start(), "redis-server did not start again on port {}", self.port);
@@ -102,11 +125,11 @@ impl RedisServer {
         let mut command = Command::new(program);
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no"]);
         command.args(["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]);
-        command.args(["--client-output-buffer-limit", "pubsub 256mb 256mb 60"]);
+        command.args(["--client-output-buffer-limit", "pubsub 256mb 256mb 60"]).args(&self.arguments);
         command.current_dir(self.directory.path()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut process = Process::start(&mut command);
         let mut answers = false;
-        eventually(Duration::from_secs(10), "redis-server to answer", || {
+        eventually(START_LIMIT, "redis-server to answer", || {
             // It refuses a ping while it still loads its data.
             let ping = |mut connection| redis::cmd("PING").exec(&mut connection);
             answers = self.try_connect().and_then(ping).is_ok();

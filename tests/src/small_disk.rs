@@ -78,7 +78,7 @@ impl SmallDisk {
     ///
     /// # Panics
     /// When nothing was taken.
-    pub fn free(&self) {
+    pub fn make_room(&self) {
         std::fs::remove_file(self.ballast()).expect("remove a file");
     }
 

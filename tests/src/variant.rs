@@ -1,6 +1,6 @@
 //! Plugins and loaders of other versions: today's sources, changed, built in a workspace of their own by `outside.rs`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tempfile::TempDir;
 use toml::{Table, Value};
@@ -23,9 +23,9 @@ impl Variant {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("make a temporary directory");
         let (source, target) = (outside::repository(), directory.path());
-        copy(&source.join("plugin-api"), &target.join("plugin-api"));
-        copy(&source.join("plugins/memory"), &target.join("plugins/memory"));
-        copy(&source.join("tests/fixtures/loader"), &target.join("loader"));
+        outside::copy(&source.join("plugin-api"), &target.join("plugin-api"));
+        outside::copy(&source.join("plugins/memory"), &target.join("plugins/memory"));
+        outside::copy(&source.join("tests/fixtures/loader"), &target.join("loader"));
         for (from, to) in [
             ("host/src/plugin/load.rs", "loader/src/load.rs"),
             ("host/src/plugin/host_api.rs", "loader/src/host_api.rs"),
@@ -73,7 +73,8 @@ impl Variant {
     #[must_use]
     #[track_caller]
     pub fn with_more_functions(self) -> Self {
-        let last_method = "    fn delete_blob(&self, context: &CallContext, key: RStr<'_>, untouched_since: i64) -> Answered<bool>;\n";
+        let last_method =
+            "    #[sabi(last_prefix_field)]\n    fn begin(&self, context: &CallContext) -> Answered<()>;\n";
         let one_more = format!("{last_method}    fn later(&self) -> RString {{ RString::from(\"default\") }}\n");
         let last_function = "    pub open: extern \"C\" fn(OpenArguments) -> Answered<Opened>,\n";
         let one_more_function = format!("{last_function}    pub later: extern \"C\" fn() -> u64,\n");
@@ -121,17 +122,5 @@ impl Variant {
 impl Default for Variant {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("make a directory");
-    for entry in std::fs::read_dir(from).expect("list a directory of the workspace").flatten() {
-        let target = to.join(entry.file_name());
-        match entry.file_type().expect("know a file's type").is_dir() {
-            true if entry.file_name() == "target" => {}
-            true => copy(&entry.path(), &target),
-            false => std::fs::copy(entry.path(), target).map(drop).expect("copy a file"),
-        }
     }
 }

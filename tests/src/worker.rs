@@ -69,6 +69,15 @@ impl Setup {
     /// When a part of the path is a value already.
     #[must_use]
     pub fn set(mut self, path: &str, value: impl Into<toml::Value>) -> Self {
+        self.put(path, value);
+        self
+    }
+
+    /// Sets a key of the configuration, as [`Self::set`] does.
+    ///
+    /// # Panics
+    /// When a part of the path is a value already.
+    pub fn put(&mut self, path: &str, value: impl Into<toml::Value>) {
         let mut tables: Vec<&str> = path.split('.').collect();
         let key = tables.pop().expect("a split text has a part");
         let mut table = &mut self.config;
@@ -77,7 +86,6 @@ impl Setup {
             table = entry.as_table_mut().expect("the path leads through tables");
         }
         table.insert(key.to_owned(), value.into());
-        self
     }
 
     /// With a variable in the worker's environment, which else has only a search path.
@@ -262,9 +270,23 @@ impl Worker {
     #[must_use]
     #[track_caller]
     pub fn history(&self, id: &str) -> Vec<Value> {
-        let body = self.http().get(&format!("/evaluations/{id}/events")).json();
+        self.history_if_any(id).unwrap_or_else(|| panic!("there is no evaluation `{id}`"))
+    }
+
+    /// The history of an evaluation, oldest first; none where nothing is stored of it.
+    ///
+    /// # Panics
+    /// When the worker answers something else.
+    #[must_use]
+    #[track_caller]
+    pub fn history_if_any(&self, id: &str) -> Option<Vec<Value>> {
+        let answer = self.http().get(&format!("/evaluations/{id}/events"));
+        if answer.status == 404 {
+            return None;
+        }
+        let body = answer.json();
         let entries = body.as_array().or_else(|| body["events"].as_array());
-        entries.unwrap_or_else(|| panic!("no list of events: {body}")).clone()
+        Some(entries.unwrap_or_else(|| panic!("no list of events: {body}")).clone())
     }
 
     /// Its resident memory in bytes.

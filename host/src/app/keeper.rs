@@ -193,6 +193,8 @@ impl Running {
             backend = %root.instance(), durability = tree.durability().as_str(), generation = *generation,
             "storage.opened"
         );
+        // Before the first event comes, which nobody else shall take any more.
+        tree.begin();
         current.put(Arc::clone(&tree));
         self.tree = Some(tree);
         worker.replace(served)

@@ -178,7 +178,10 @@ impl Adder {
     async fn add(&mut self, batch: &[Waiting]) -> Result<Vec<Result<redis::Value, RedisError>>, String> {
         let link = match &mut self.link {
             Some(link) => link,
-            None => self.link.insert(self.client.connection().await.map_err(|error| error.to_string())?),
+            None => {
+                let link = self.client.connection_to(&self.stream, Duration::ZERO).await;
+                self.link.insert(link.map_err(|error| error.to_string())?)
+            }
         };
         let mut pipeline = Pipeline::with_capacity(batch.len());
         for Waiting { channel, payload, event_id, received_at } in batch {

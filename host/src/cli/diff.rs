@@ -4,13 +4,14 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use serde_json::json;
 use storage_plugin_api::Error;
 
 use super::Global;
-use super::output::{Output, plain};
+use super::output::{self, Output, plain};
 use super::progress::Progress;
-use super::storage::{Access, Storage};
-use super::upkeep::{GiveUp, must_differ, must_list, say_why, total};
+use super::storage::Access;
+use super::upkeep::{Reach, listen, must_differ, must_list, say_why, total};
 use crate::storage::upkeep::compare::{Compared, Comparing, Difference, Side};
 
 /// Say in which evaluations and registers two backends differ
@@ -33,8 +34,12 @@ pub(crate) struct Arguments {
     #[arg(long)]
     repair: bool,
 
+    /// Evaluations a second, at most [default: no limit]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+
     #[command(flatten)]
-    give_up: GiveUp,
+    reach: Reach,
 }
 
 const AFTER_HELP: &str = "\
@@ -45,49 +50,77 @@ Examples:
 
 Backends of the running worker are reached through it (`admin.listen`); others are opened here.
 
-Exit codes: 0 equal (or made so), 1 different or storage failed, 2 wrong usage or configuration";
+Exit codes: 0 equal (or made so), 1 different, interrupted or storage failed, 2 wrong usage or configuration";
 
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let Arguments { a, b, repair, give_up } = arguments;
+    let Arguments { a, b, repair, rate, reach } = arguments;
     must_differ(a, b)?;
-    let storage = Storage::named(&global.load()?, &[a, b], if *repair { Access::Write } else { Access::Read })?;
+    let storage = reach.storage(&global.load()?, &[a, b], if *repair { Access::Write } else { Access::Read })?;
     let [one, other] = storage.backends() else { unreachable!("two backends were asked for") };
     must_list(one)?;
     must_list(other)?;
-    let progress = Progress::start("compared", total(one, &storage.call()));
+    let is_told_to_end = listen()?;
+    let progress = Progress::start("compared", total(one, &storage.call()), 0);
     let waiting = say_why(&progress);
-    let patience = give_up.patience(storage.call_timeout(), &waiting);
-    let comparing = Comparing { a: &*one.backend, b: &*other.backend, patience: &patience, repair: *repair };
-    let mut shown = 0_u64;
+    let patience = reach.patience(storage.call_timeout(), &waiting, &is_told_to_end);
+    let comparing =
+        Comparing { a: &*one.backend, b: &*other.backend, patience: &patience, repair: *repair, rate: *rate };
+    let (mut answer, mut so_far) = (Answer { format: global.output, names: [a, b], shown: 0 }, Compared::default());
     let mut report = |compared: &Compared, difference: Option<&Difference>| {
         progress.at(compared.compared);
-        let Some(difference) = difference else { return Ok(()) };
-        let text = match global.output {
-            Output::Text => format!("{}\n", plain(&line(difference, [a, b]))),
+        so_far = compared.clone();
+        difference.map_or(Ok(()), |difference| answer.show(difference, &progress))
+    };
+    let result = comparing.run(&mut report);
+    progress.end();
+    // What was found is told whatever happens then, and is JSON.
+    let compared = result.as_ref().unwrap_or(&so_far);
+    if result.is_ok() || global.output == Output::Json {
+        output::print(&answer.end(compared, *repair)?)?;
+    }
+    let compared = result.with_context(|| format!("`{a}` and `{b}` were not compared to the end"))?;
+    let is_equal = compared.complete && compared.different == compared.repaired;
+    Ok(if is_equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is written bit by bit.
+struct Answer<'a> {
+    format: Output,
+    names: [&'a str; 2],
+    shown: u64,
+}
+
+impl Answer<'_> {
+    fn show(&mut self, difference: &Difference, progress: &Progress) -> Result<(), Error> {
+        let text = match self.format {
+            Output::Text => format!("{}\n", plain(&line(difference, self.names))),
             Output::Json => {
-                let start = if shown == 0 { "{\"differences\":[" } else { "," };
-                format!("{start}{}", serde_json::to_string(difference).map_err(Error::internal)?)
+                let json = serde_json::to_string(difference).map_err(Error::internal)?;
+                format!("{}{json}", if self.shown == 0 { self.start() } else { ",".to_owned() })
             }
         };
-        shown += 1;
+        self.shown += 1;
         match progress.answer(&text) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::configuration("nobody reads the answer any more")),
             Err(error) => Err(Error::configuration(format_args!("the answer cannot be written: {error}"))),
         }
-    };
-    let compared = comparing.run(&mut report);
-    progress.end();
-    let compared = compared.with_context(|| format!("`{a}` and `{b}` were not compared to the end"))?;
-    match global.output {
-        Output::Text => super::output::print(&summary(&compared, [a, b], *repair))?,
-        Output::Json => {
-            let start = if shown == 0 { "{\"differences\":[" } else { "" };
-            let figures = serde_json::to_string(&compared)?;
-            super::output::print(&format!("{start}],{}", figures.trim_start_matches('{')))?;
-        }
     }
-    Ok(if compared.different == compared.repaired { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+
+    fn start(&self) -> String {
+        format!("{{\"a\":{},\"b\":{},\"differences\":[", json!(self.names[0]), json!(self.names[1]))
+    }
+
+    fn end(&self, compared: &Compared, repair: bool) -> anyhow::Result<String> {
+        Ok(match self.format {
+            Output::Text => summary(compared, self.names, repair),
+            Output::Json => {
+                let start = if self.shown == 0 { self.start() } else { String::new() };
+                let figures = serde_json::to_string(compared)?;
+                format!("{start}],{}", figures.trim_start_matches('{'))
+            }
+        })
+    }
 }
 
 fn line(difference: &Difference, names: [&str; 2]) -> String {
@@ -115,19 +148,29 @@ fn line(difference: &Difference, names: [&str; 2]) -> String {
 }
 
 fn summary(compared: &Compared, [a, b]: [&str; 2], repair: bool) -> String {
-    let Compared { compared: total, different, only_in_a, only_in_b, repaired } = compared;
-    if *different == 0 {
-        return format!("`{a}` and `{b}` hold the same {total} evaluations; deletes cannot be seen\n");
-    }
-    let mut text =
-        format!("{different} of {total} evaluations differ: {only_in_a} only in `{a}`, {only_in_b} only in `{b}`");
-    text.push_str(&format!(", {} in both", different - only_in_a - only_in_b));
-    if repair {
+    let Compared { compared: total, different, only_in_a, only_in_b, repaired, complete } = compared;
+    let mut text = match different {
+        0 => format!("`{a}` and `{b}` hold the same {total} evaluations"),
+        _ => {
+            let in_both = different - only_in_a - only_in_b;
+            format!(
+                "{different} of {total} evaluations differ: {only_in_a} only in `{a}`, {only_in_b} only in `{b}`, {in_both} in both"
+            )
+        }
+    };
+    if repair && *different > 0 {
         text.push_str(&format!("; {repaired} repaired"));
-    } else {
-        text.push_str("; `--repair` merges them both ways, and brings back what was deleted in one of the two");
     }
-    text.push('\n');
+    text.push_str(match (different, repair) {
+        (0, _) => "; a delete leaves no trace, so what was deleted in both cannot be seen\n",
+        (_, true) => "; what was deleted in one of the two is back\n",
+        (_, false) => {
+            "\na delete leaves no trace: what is only in one may have been deleted in the other, and `--repair`, which merges both ways, brings it back\n"
+        }
+    });
+    if !complete {
+        text.push_str("interrupted before everything was compared\n");
+    }
     text
 }
 

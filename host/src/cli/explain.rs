@@ -13,6 +13,7 @@ use crate::app;
 use crate::config::{ConfigError, Loaded, Origin, Setting};
 use crate::http::client::Client;
 use crate::journal::config::Mode;
+use crate::storage::Plan;
 use crate::storage::explain::{self, Explanation};
 use crate::telemetry::metrics::Metrics;
 
@@ -49,24 +50,40 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
     if arguments.given {
         settings.retain(|setting| setting.origin != Origin::Default);
     }
-    let explanation = match app::plan(&loaded, &Metrics::new()) {
-        Ok(plan) => Explanation { journal: journal_of(&loaded), ..plan.explain() },
-        Err(error) => return incomplete(&loaded, settings, error, global.output),
+    let (plan, refusal) = match app::plan(&loaded, &Metrics::new()) {
+        Ok(plan) => (plan, None),
+        Err(error) => match plan_without_guarantee(&loaded) {
+            Some(plan) => (plan, Some(error)),
+            None => return incomplete(&loaded, settings, error, global.output),
+        },
     };
+    let explanation = Explanation { journal: journal_of(&loaded), ..plan.explain() };
     match global.output {
         Output::Text => {
             let settings = settings.into_iter().map(Into::into).collect();
             output::print(&Explanation { settings, ..explanation }.to_text())?;
             loaded.notes.iter().for_each(|note| output::print_note(note));
+            refusal.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
         }
         Output::Json => {
             let mut answer = serde_json::to_value(&explanation)?;
             answer["settings"] = settings.iter().map(setting_json).collect();
             answer["notes"] = json!(loaded.notes);
+            if let Some(error) = &refusal {
+                answer["problems"] = error.problems().iter().map(output::problem_json).collect();
+            }
             output::print_json(&answer)?;
+            Ok(if refusal.is_some() { ExitCode::from(2) } else { ExitCode::SUCCESS })
         }
     }
-    Ok(ExitCode::SUCCESS)
+}
+
+/// A tree that is only too weak for `storage.guarantee` is drawn all the same, since so one sees where.
+fn plan_without_guarantee(loaded: &Loaded) -> Option<Plan> {
+    loaded.config.storage.guarantee?;
+    let mut loaded = loaded.clone();
+    loaded.config.storage.guarantee = None;
+    app::plan(&loaded, &Metrics::new()).ok()
 }
 
 /// Asks the worker, which also knows of each backend whether it is left alone.

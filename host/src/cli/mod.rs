@@ -10,6 +10,7 @@ mod dead_letters;
 mod diff;
 mod explain;
 mod get;
+mod interrupt;
 mod list;
 mod output;
 mod plugin;

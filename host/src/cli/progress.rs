@@ -10,11 +10,15 @@ use super::output::plain;
 
 /// How often a line is written where there is no terminal.
 const LINES: Duration = Duration::from_secs(10);
+/// How often a bar is drawn at least.
+const TICKS: Duration = Duration::from_millis(500);
 
 /// The progress of one command.
 pub(crate) struct Progress {
     what: &'static str,
     total: Option<u64>,
+    /// What others did before.
+    before: u64,
     started: Instant,
     shown: Shown,
 }
@@ -25,8 +29,8 @@ enum Shown {
 }
 
 impl Progress {
-    /// Begins; `what` says what is done, such as `copied`. The total may be an estimate.
-    pub(crate) fn start(what: &'static str, total: Option<u64>) -> Self {
+    /// Begins; `what` says what is done, such as `copied`. The total may be an estimate; of it so many were done before.
+    pub(crate) fn start(what: &'static str, total: Option<u64>, before: u64) -> Self {
         let started = Instant::now();
         let shown = if io::stderr().is_terminal() {
             let template = match total {
@@ -35,15 +39,20 @@ impl Progress {
             };
             let style = ProgressStyle::with_template(template).expect("the templates are valid");
             let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new).with_style(style);
-            Shown::Bar(bar.with_message(what))
+            let bar = bar.with_message(what).with_position(before);
+            bar.reset_eta();
+            // Also while nothing comes: a backend may be away.
+            bar.enable_steady_tick(TICKS);
+            Shown::Bar(bar)
         } else {
             Shown::Lines { last: Cell::new(started) }
         };
-        Self { what, total, started, shown }
+        Self { what, total, before, started, shown }
     }
 
-    /// So many are done.
+    /// So many are done since the beginning.
     pub(crate) fn at(&self, done: u64) {
+        let done = self.before + done;
         match &self.shown {
             Shown::Bar(bar) => {
                 // What is merged meanwhile may come to more than was there at the start.
@@ -55,7 +64,7 @@ impl Progress {
             Shown::Lines { last } => {
                 if last.get().elapsed() >= LINES {
                     last.set(Instant::now());
-                    note(&line(self.what, done, self.total, self.started.elapsed()));
+                    note(&line(self.what, self.before, done, self.total, self.started.elapsed()));
                 }
             }
         }
@@ -90,16 +99,18 @@ fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{}", plain(text));
 }
 
-fn line(what: &str, done: u64, total: Option<u64>, elapsed: Duration) -> String {
+fn line(what: &str, before: u64, done: u64, total: Option<u64>, elapsed: Duration) -> String {
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-    let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
+    let rate = (done - before) as f64 / elapsed.as_secs_f64().max(0.001);
     let Some(total) = total.filter(|total| *total >= done && *total > 0) else {
         return format!("{what} {done}, {rate:.0}/s");
     };
     let percent = done.saturating_mul(100) / total;
     #[expect(clippy::cast_precision_loss, reason = "a time for people")]
-    let left = if rate > 0.0 { (total - done) as f64 / rate } else { 0.0 };
-    format!("{what} {done} of {total} ({percent}%), {rate:.0}/s, {left:.0}s left")
+    let left = (rate > 0.0).then(|| ((total - done) as f64 / rate).round());
+    let left = left.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let left = left.map(|left| format!(", {} left", humantime::format_duration(left))).unwrap_or_default();
+    format!("{what} {done} of {total} ({percent}%), {rate:.0}/s{left}")
 }
 
 #[cfg(test)]
@@ -110,8 +121,9 @@ mod tests {
     fn a_line_says_how_far_it_is_and_how_long_it_takes() {
         let ten = Duration::from_secs(10);
 
-        assert_eq!(line("copied", 500, Some(2000), ten), "copied 500 of 2000 (25%), 50/s, 30s left");
-        assert_eq!(line("copied", 500, Some(400), ten), "copied 500, 50/s");
-        assert_eq!(line("copied", 0, None, Duration::ZERO), "copied 0, 0/s");
+        assert_eq!(line("copied", 0, 500, Some(2000), ten), "copied 500 of 2000 (25%), 50/s, 30s left");
+        assert_eq!(line("copied", 400, 500, Some(2000), ten), "copied 500 of 2000 (25%), 10/s, 2m 30s left");
+        assert_eq!(line("copied", 0, 500, Some(400), ten), "copied 500, 50/s");
+        assert_eq!(line("copied", 0, 0, None, Duration::ZERO), "copied 0, 0/s");
     }
 }

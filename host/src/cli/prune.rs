@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::output::{self, Output};
 use super::progress::Progress;
-use super::storage::{Access, Storage};
-use super::upkeep::{Limits, must_list, say_why};
+use super::storage::Access;
+use super::upkeep::{Limits, Reach, listen, must_list, say_why};
 use super::{Global, UsageError};
 use crate::storage::upkeep::prune::{Pruning, prune};
 
@@ -37,6 +37,9 @@ pub(crate) struct Arguments {
 
     #[command(flatten)]
     limits: Limits,
+
+    #[command(flatten)]
+    reach: Reach,
 }
 
 const AFTER_HELP: &str = "\
@@ -46,22 +49,23 @@ Examples:
 
 A backend of the running worker is reached through it (`admin.listen`); another one is opened here.
 
-Exit codes: 0 done, 1 storage failed, 2 wrong usage or configuration";
+Exit codes: 0 done, 1 interrupted or storage failed, 2 wrong usage or configuration";
 
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let Arguments { backend: name, older_than, dry_run, limits } = arguments;
+    let Arguments { backend: name, older_than, dry_run, limits, reach } = arguments;
     let age = i64::try_from(older_than.as_micros()).ok();
     let ended_before = age.and_then(|age| Timestamp::now().as_microsecond().checked_sub(age));
     let ended_before =
         ended_before.ok_or_else(|| UsageError("`--older-than` is longer than there is time".to_owned()))?;
-    let storage = Storage::named(&global.load()?, &[name], if *dry_run { Access::Read } else { Access::Write })?;
+    let storage = reach.storage(&global.load()?, &[name], if *dry_run { Access::Read } else { Access::Write })?;
     let backend = storage.first();
     if !backend.capabilities.prune {
         must_list(backend)?;
     }
-    let progress = Progress::start("removed", None);
+    let is_told_to_end = listen()?;
+    let progress = Progress::start("removed", None, 0);
     let waiting = say_why(&progress);
-    let patience = limits.give_up.patience(storage.call_timeout(), &waiting);
+    let patience = reach.patience(storage.call_timeout(), &waiting, &is_told_to_end);
     let pruning = Pruning { ended_before, batch: limits.batch as usize, rate: limits.rate, dry_run: *dry_run };
     let pruned = prune(&*backend.backend, &backend.capabilities, &pruning, &patience, &mut |pruned| {
         progress.at(pruned.removed);
@@ -82,8 +86,11 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
             if pruned.changed > 0 {
                 text.push_str(&format!("; {} changed meanwhile and stay", pruned.changed));
             }
+            if !pruned.complete {
+                text.push_str("\ninterrupted; the same command goes on");
+            }
             output::print(&text)?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if pruned.complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use storage_plugin_api::{Backend, Call, Capabilities};
 
+use super::UsageError;
 use crate::app;
 use crate::config::Loaded;
 use crate::http::BackendEntry;
 use crate::http::client::{Client, ClientError};
 use crate::http::remote::RemoteBackend;
 use crate::storage::{Current, OpenError, Tree};
-use crate::suggest::list;
+use crate::suggest::{list, suggest};
 use crate::telemetry::metrics::Metrics;
 
 /// What an attempt to open may take beyond its time until its reason is known.
@@ -86,6 +87,23 @@ impl Storage {
         Ok(Self { backends, ..here })
     }
 
+    /// Backends that the worker has, in the order of the names. None is opened here.
+    pub(crate) fn of_worker(loaded: &Loaded, names: &[&str]) -> anyhow::Result<Self> {
+        let (client, entries) = of_worker(loaded)?;
+        if entries.is_empty() {
+            return Err(ClientError::NothingListens(loaded.config.admin.listen).into());
+        }
+        let found = |name: &&str| {
+            let entry = entries.iter().find(|entry| entry.name == **name).cloned();
+            entry.map(|entry| remote(&client, entry)).ok_or_else(|| {
+                let known = suggest(name, entries.iter().map(|entry| entry.name.as_str()), "it has");
+                UsageError(format!("the running worker has no backend `{name}` in its tree; {known}"))
+            })
+        };
+        let backends = names.iter().map(found).collect::<Result<_, _>>()?;
+        Ok(Self::with(loaded, backends, None))
+    }
+
     fn with(loaded: &Loaded, backends: Vec<Reached>, opened: Option<Opened>) -> Self {
         Self { backends, call_timeout: loaded.config.storage.call_timeout, opened }
     }
@@ -109,6 +127,11 @@ impl Storage {
     /// The first of them.
     pub(crate) fn first(&self) -> &Reached {
         self.backends.first().expect("there is one for each name that was asked for")
+    }
+
+    /// The last of them.
+    pub(crate) fn last(&self) -> &Reached {
+        self.backends.last().expect("there is one for each name that was asked for")
     }
 
     /// What the configuration lets a call take.

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
 use storage_plugin_api::{Call, Error};
 
 use super::UsageError;
+use super::interrupt::Interrupt;
 use super::progress::Progress;
-use super::storage::Reached;
+use super::storage::{Access, Reached, Storage};
+use crate::config::Loaded;
 use crate::storage::upkeep::Patience;
 
-/// How long and how fast.
+/// How fast, how much at once, and for how long.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Limits {
     /// Evaluations a second, at most [default: no limit]
@@ -20,23 +23,40 @@ pub(crate) struct Limits {
     /// Evaluations handled at once, at most
     #[arg(long, value_name = "COUNT", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) batch: u32,
-
-    #[command(flatten)]
-    pub(crate) give_up: GiveUp,
 }
 
-/// When an outage is too long.
+/// How backends are reached, and when an outage is too long.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct GiveUp {
-    /// End when a backend has been away for so long
+pub(crate) struct Reach {
+    /// Reach the backends through the running worker alone; fail where it does not have them, instead of opening them here
+    #[arg(long)]
+    running: bool,
+
+    /// End when a backend, or the worker, has been away for so long
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
-    pub(crate) give_up_after: Duration,
+    give_up_after: Duration,
 }
 
-impl GiveUp {
-    pub(crate) fn patience<'a>(&self, call_timeout: Duration, waiting: &'a dyn Fn(&Error)) -> Patience<'a> {
-        Patience { call_timeout, limit: self.give_up_after, waiting }
+impl Reach {
+    /// The backends, in the order of the names.
+    pub(crate) fn storage(&self, loaded: &Loaded, names: &[&str], access: Access) -> anyhow::Result<Storage> {
+        if self.running { Storage::of_worker(loaded, names) } else { Storage::named(loaded, names, access) }
     }
+
+    pub(crate) fn patience<'a>(
+        &self,
+        call_timeout: Duration,
+        waiting: &'a dyn Fn(&Error),
+        is_told_to_end: &'a dyn Fn() -> bool,
+    ) -> Patience<'a> {
+        Patience { call_timeout, limit: self.give_up_after, waiting, is_told_to_end }
+    }
+}
+
+/// Whether somebody has asked for the end. Not before storage is open: until then a signal ends the process at once.
+pub(crate) fn listen() -> anyhow::Result<impl Fn() -> bool> {
+    let interrupt = Interrupt::listen().context("cannot listen to signals")?;
+    Ok(move || interrupt.is_told())
 }
 
 /// Says why there is a pause.

@@ -2,8 +2,6 @@
 
 use std::net::SocketAddr;
 
-use redis::IntoConnectionInfo;
-
 use super::{Config, Origin, Origins, Problem};
 use crate::storage;
 
@@ -14,8 +12,8 @@ pub(crate) fn problems(config: &Config, origins: &Origins) -> Vec<Problem> {
         let (key, origin) = origins.nearest(path);
         problems.push(Problem::new(origin, key, message));
     };
-    if let Some(message) = redis_url(config) {
-        add(&["redis", "url"], message);
+    for (key, message) in config.redis.problems() {
+        add(&["redis", key], message);
     }
     if clash(config.http.listen, config.admin.listen) {
         let message = format!(
@@ -47,24 +45,15 @@ pub(crate) fn problems(config: &Config, origins: &Origins) -> Vec<Problem> {
     for (key, message) in config.journal.problems() {
         add(&["journal", key], message);
     }
+    for (key, message) in config.dead_letters.problems(&config.source.streams.streams) {
+        add(&["dead_letters", key], message);
+    }
     for (path, message) in storage::config::problems(&config.storage, &config.backends) {
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
         add(&path, message);
     }
     problems.sort_by_key(|problem: &Problem| problem.origin.file_line().map(|(_, line)| line));
     problems
-}
-
-fn redis_url(config: &Config) -> Option<String> {
-    // The cause is left out: it may quote the URL with its password.
-    let is_valid = config.redis.url.expose().into_connection_info().is_ok();
-    let message = || {
-        format!(
-            "`redis.url` is no Redis URL: `{}`; write redis://host:6379, rediss://host:6380 or unix:///path",
-            config.redis.url
-        )
-    };
-    (!is_valid).then(message)
 }
 
 fn clash(one: SocketAddr, other: SocketAddr) -> bool {

@@ -114,9 +114,12 @@ fn choose_root(tree: &mut Table, environment: &Environment) -> Result<Option<Str
         let place = backends.map_or(Origin::Default, |entry| entry.origin.clone());
         return Err(Problem::new(&place, "storage.backend", message));
     }
-    let plugin = if environment.get(DATABASE_URL).is_some() { "postgres" } else { "file" };
-    let root = built_in(tree, environment, plugin, &Origin::Default)?;
-    tree.put(&["storage", "backend"], Node::text(&root, Origin::Default));
+    let (plugin, origin) = match environment.get(DATABASE_URL) {
+        Some(_) => ("postgres", Origin::Environment(DATABASE_URL)),
+        None => ("file", Origin::Default),
+    };
+    let root = built_in(tree, environment, plugin, &origin)?;
+    tree.put(&["storage", "backend"], Node::text(&root, origin));
     Ok(Some(root))
 }
 
@@ -177,9 +180,10 @@ fn flag(environment: &Environment) -> Result<bool, Problem> {
     }
 }
 
-/// Puts a cache before the root, unless the root is a cache already.
+/// Puts a cache before the root, unless the root has one already.
 fn wrap_in_cache(tree: &mut Table, root: &str) {
-    if tree.find(&["backends", root, "plugin"]).and_then(Node::as_text) == Some("cached-composite") {
+    let is_layer = tree.find(&["backends", root, "plugin"]).and_then(Node::as_text) == Some("cached-composite");
+    if is_layer && tree.find(&["backends", root, "children", "cache"]).is_some() {
         return;
     }
     let origin = Origin::Environment(ENABLE_CACHING);
@@ -188,6 +192,10 @@ fn wrap_in_cache(tree: &mut Table, root: &str) {
     tree.put(&["backends", &cache, "plugin"], text("memory"));
     let evict = Node { value: Value::Boolean(true), origin: origin.clone() };
     tree.put(&["backends", &cache, "options", "evict"], evict);
+    if is_layer {
+        tree.put(&["backends", root, "children", "cache"], text(&cache));
+        return;
+    }
     tree.put(&["backends", &layer, "plugin"], text("cached-composite"));
     tree.put(&["backends", &layer, "children", "primary"], text(root));
     tree.put(&["backends", &layer, "children", "cache"], text(&cache));
@@ -257,6 +265,9 @@ mod tests {
         assert_eq!(text(&tree, &["storage", "backend"]), Some("postgres"));
         assert_eq!(text(&tree, &["backends", "postgres", "options", "url"]), Some("postgres://db"));
         assert_eq!(tree.find(&["backends", "file"]), None);
+        // Nobody named the root; that variable did.
+        let origin = tree.find(&["storage", "backend"]).map(|node| node.origin.clone());
+        assert_eq!(origin, Some(Origin::Environment("DATABASE_URL")));
     }
 
     #[test]
@@ -301,9 +312,15 @@ mod tests {
         assert_eq!(text(&tree, &["backends", "cached-2", "children", "primary"]), Some("cached"));
         assert_eq!(text(&tree, &["backends", "cache", "plugin"]), Some("memory"));
 
-        let cached = "[storage]\nbackend = 'a'\n[backends.a]\nplugin = 'cached-composite'";
+        let cached = "[storage]\nbackend = 'a'\n[backends.a]\nplugin = 'cached-composite'\nchildren.cache = 'hot'";
         let tree = applied(cached, &[("ENABLE_CACHING", "1")]).expect("a root");
         assert_eq!(text(&tree, &["storage", "backend"]), Some("a"));
+        assert_eq!(text(&tree, &["backends", "a", "children", "cache"]), Some("hot"));
+        // One with a fallback and without a cache gets one.
+        let tree = applied(&cached.replace("cache = 'hot'", "primary = 'b'"), &[("ENABLE_CACHING", "1")]);
+        let tree = tree.expect("a root");
+        assert_eq!(text(&tree, &["storage", "backend"]), Some("a"));
+        assert_eq!(text(&tree, &["backends", "a", "children", "cache"]), Some("cache"));
         assert!(applied("", &[("ENABLE_CACHING", "maybe")]).is_err());
         assert_eq!(
             text(&applied("", &[("ENABLE_CACHING", "off")]).expect("a root"), &["storage", "backend"]),

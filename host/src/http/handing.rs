@@ -11,10 +11,12 @@ use axum::response::Response;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use super::{AppState, answer};
 use crate::letters::desk::{Edit, Filter, Note};
+use crate::letters::line::letter_text;
 use crate::letters::retry::{RetryError, retry as retry_letters};
 use crate::replay::record::Record;
 use crate::source::fed::{Ended, Handed, Outcome};
@@ -26,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a body may take to arrive.
 const BODY_PATIENCE: Duration = Duration::from_secs(60);
 
-/// What is asked of `/dead-letters/select`.
+/// What is asked of `/dead-letters/select` and `/dead-letters/ids`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Select {
@@ -82,6 +84,31 @@ pub(super) async fn select(State(state): State<AppState>, body: Body) -> Respons
     };
     let desk = state.0.parts.desk.clone();
     blocking(move || desk.select(&filter, limit, brief)).await
+}
+
+/// The ids alone.
+pub(super) async fn ids(State(state): State<AppState>, body: Body) -> Response {
+    let Select { filter, limit, .. } = match read(body).await {
+        Ok(asked) => asked,
+        Err(response) => return response,
+    };
+    let desk = state.0.parts.desk.clone();
+    blocking(move || desk.ids(&filter, limit)).await
+}
+
+/// Some of the letters of these ids, whole, and how many ids that were.
+pub(super) async fn first(State(state): State<AppState>, body: Body) -> Response {
+    let ids: Vec<String> = match read(body).await {
+        Ok(asked) => asked,
+        Err(response) => return response,
+    };
+    let desk = state.0.parts.desk.clone();
+    blocking(move || {
+        let (letters, looked_at) = desk.first_letters(&ids)?;
+        let texts = letters.iter().map(|letter| RawValue::from_string(letter_text(letter)));
+        Ok((texts.collect::<Result<Vec<_>, _>>()?, looked_at))
+    })
+    .await
 }
 
 pub(super) async fn edit(State(state): State<AppState>, body: Body) -> Response {

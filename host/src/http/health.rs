@@ -13,6 +13,9 @@ use super::calls::Refused;
 use super::{AppState, answer};
 use crate::storage::{BackendHealth, TreeHealth};
 
+/// Storage that says it is well and takes no events for so long is not well: beyond the longest pause between attempts.
+const STALLED_AFTER: Duration = Duration::from_secs(10);
+
 /// How long the storage tree has to say how it is.
 pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -23,6 +26,12 @@ pub struct WorkerStatus {
     pub redis_healthy: bool,
     /// What is wrong with Redis; empty if nothing is.
     pub redis_reason: String,
+    /// How long that has been so.
+    pub redis_away_for: Option<Duration>,
+    /// How long the journal has taken nothing.
+    pub journal_blocked_for: Option<Duration>,
+    /// Why events wait for storage, if none is stored.
+    pub stalled: Option<Stalled>,
     /// Events taken since the start.
     pub events_processed: u64,
     /// The generation of the configuration.
@@ -33,6 +42,15 @@ pub struct WorkerStatus {
     pub stuck: Vec<String>,
     /// The journal, if anything goes through one.
     pub journal: Option<JournalHealth>,
+}
+
+/// What events wait for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stalled {
+    /// What storage said last.
+    pub reason: String,
+    /// How long no event was stored.
+    pub lasts: Duration,
 }
 
 /// How the journal is.
@@ -74,7 +92,7 @@ pub(crate) async fn health(State(state): State<AppState>) -> Response {
     let worker = (state.0.parts.worker)();
     let storage = storage_health(&state).await;
     let uptime_seconds = state.0.started.elapsed().as_secs();
-    let works = storage.healthy && worker.stuck.is_empty();
+    let works = storage.healthy && worker.stuck.is_empty() && !is_stalled(&worker);
     let records = worker.journal.as_ref().is_none_or(|journal| journal.problem.is_none());
     let healthy = worker.redis_healthy && works && records;
     let body = Health {
@@ -119,26 +137,38 @@ pub(crate) async fn storage_health(state: &AppState) -> TreeHealth {
             | Refused::NotOffered(reason)
             | Refused::Invalid(reason)
             | Refused::Internal(reason),
-        ) => TreeHealth { healthy: false, reason, backends: BTreeMap::new() },
+        ) => TreeHealth { healthy: false, reason, failing_for: None, backends: BTreeMap::new() },
     }
+}
+
+fn is_stalled(worker: &WorkerStatus) -> bool {
+    worker.stalled.as_ref().is_some_and(|stalled| stalled.lasts >= STALLED_AFTER)
 }
 
 fn reasons(worker: &WorkerStatus, storage: &TreeHealth) -> Vec<String> {
     let mut reasons = Vec::new();
     if !worker.redis_healthy {
-        reasons.push(reason("redis", &worker.redis_reason));
+        reasons.push(reason("redis", &worker.redis_reason, worker.redis_away_for));
     }
+    let waiting_for = worker.stalled.as_ref().map(|stalled| stalled.lasts);
     if !storage.healthy {
-        reasons.push(reason("storage", &storage.reason));
+        reasons.push(reason("storage", &storage.reason, waiting_for.max(storage.failing_for)));
+    } else if let Some(stalled) = worker.stalled.as_ref().filter(|_| is_stalled(worker)) {
+        reasons.push(reason("storage", &format!("it takes no events: {}", stalled.reason), waiting_for));
     }
     reasons.extend(worker.stuck.iter().cloned());
     let problem = worker.journal.as_ref().and_then(|journal| journal.problem.as_ref());
-    reasons.extend(problem.map(|problem| reason("journal", problem)));
+    reasons.extend(problem.map(|problem| reason("journal", problem, worker.journal_blocked_for)));
     reasons
 }
 
-fn reason(part: &str, why: &str) -> String {
-    if why.is_empty() { format!("{part}: unhealthy") } else { format!("{part}: {why}") }
+/// What is wrong with a part, and how long it has been so where that is known.
+fn reason(part: &str, why: &str, lasts: Option<Duration>) -> String {
+    let why = if why.is_empty() { "unhealthy" } else { why };
+    match lasts.map(|lasts| Duration::from_secs(lasts.as_secs())) {
+        Some(lasts) => format!("{part}: {why} (for {})", humantime::format_duration(lasts)),
+        None => format!("{part}: {why}"),
+    }
 }
 
 fn word(healthy: bool) -> &'static str {

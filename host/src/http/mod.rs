@@ -32,7 +32,7 @@ use axum::routing::{get, post};
 
 use self::calls::Calls;
 pub use self::config::{AdminConfig, Config};
-pub use self::health::{JournalHealth, WorkerStatus};
+pub use self::health::{JournalHealth, Stalled, WorkerStatus};
 pub use self::listener::{BindError, Listener};
 pub(crate) use self::reading::parse_time;
 pub use self::wire::BackendEntry;
@@ -110,6 +110,8 @@ pub fn admin(state: &AppState) -> Router {
         .route("/explain", get(admin::explain))
         .route("/reload", post(admin::reload))
         .route("/dead-letters/select", post(handing::select))
+        .route("/dead-letters/ids", post(handing::ids))
+        .route("/dead-letters/first", post(handing::first))
         .route("/dead-letters/edit", post(handing::edit))
         .route("/dead-letters/drop", post(handing::drop_letters))
         .route("/dead-letters/retry", post(handing::retry))

@@ -10,8 +10,8 @@ use storage_plugin_api::{EventStamp, State, Status, names};
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, ClientError, escape};
-use super::{AppState, Config, Listener, Parts, WorkerStatus, admin, public};
-use crate::letters::config::DeadLettersConfig;
+use super::{AppState, Config, Listener, Parts, Stalled, WorkerStatus, admin, public};
+use crate::letters::Destination;
 use crate::letters::desk::Desk;
 use crate::source::fed::Fed;
 use crate::storage::explain::Setting;
@@ -64,7 +64,7 @@ async fn serve_with(options: Value, config: Config) -> Served {
             let refused = || ReloadError::Fallback("disk".to_owned());
             Box::pin(async move { if force { Ok(Reloaded::default()) } else { Err(refused()) } })
         }),
-        desk: Desk::new(&DeadLettersConfig::default()),
+        desk: Desk::new(Destination::File { path: "dead-letters.jsonl".into(), max_bytes: 1 << 20 }),
         feed: Fed::default().feed(),
     };
     let (state, stop) = (AppState::new(parts, &config), CancellationToken::new());
@@ -230,6 +230,7 @@ async fn health_is_red_with_reasons_while_the_process_lives() {
     served.backend.is_away();
     *served.worker.lock().expect("no panic") = WorkerStatus {
         redis_reason: "connection refused".to_owned(),
+        redis_away_for: Some(Duration::from_millis(62_900)),
         stuck: vec!["lane 2: its merge has not returned for 40s".to_owned()],
         draining: true,
         ..WorkerStatus::default()
@@ -240,10 +241,36 @@ async fn health_is_red_with_reasons_while_the_process_lives() {
     assert_eq!((health.status, health.json()["storage"].as_str()), (503, Some("unhealthy")));
     assert_eq!(
         health.json()["reasons"],
-        json!(["redis: connection refused", "storage: the disk is gone", "lane 2: its merge has not returned for 40s"])
+        json!([
+            "redis: connection refused (for 1m 2s)",
+            "storage: the disk is gone",
+            "lane 2: its merge has not returned for 40s"
+        ])
     );
     assert_eq!((ready.status, ready.json()["reasons"].as_array().map(Vec::len)), (503, Some(4)));
     assert_eq!(get(served.public, "/livez").await.status, 200);
+}
+
+/// A backend may say that it is well and take nothing, such as one whose breaker lets a call find out now and then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn storage_that_takes_no_events_is_not_well() {
+    let served = serve(json!({})).await;
+    let stalled = |seconds| WorkerStatus {
+        redis_healthy: true,
+        stalled: Some(Stalled { reason: "read-only".to_owned(), lasts: Duration::from_secs(seconds) }),
+        ..WorkerStatus::default()
+    };
+    let reasons = |answer: Answer| answer.json()["reasons"].clone();
+
+    *served.worker.lock().expect("no panic") = stalled(2);
+    assert_eq!(get(served.public, "/readyz").await.status, 200, "what passes soon is no outage");
+    *served.worker.lock().expect("no panic") = stalled(40);
+    let (health, ready) = (get(served.public, "/health").await, get(served.public, "/readyz").await);
+
+    assert_eq!((health.status, ready.status), (503, 503));
+    assert_eq!(reasons(ready), json!(["storage: it takes no events: read-only (for 40s)"]));
+    served.backend.is_away();
+    assert_eq!(reasons(get(served.public, "/readyz").await), json!(["storage: the disk is gone (for 40s)"]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

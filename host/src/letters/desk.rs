@@ -7,11 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use storage_plugin_api::format_time;
 
-use super::config::DeadLettersConfig;
 use super::fold::Entry;
 use super::line::{self, Action};
-use super::log::{Log, append_audit};
-use super::{Letter, LetterState};
+use super::{Destination, Letter, LetterState};
 use crate::source::fed::Outcome;
 use crate::source::now;
 
@@ -34,12 +32,35 @@ pub struct Filter {
     pub since: Option<i64>,
     /// Those given up before.
     pub until: Option<i64>,
-    /// Those in this state.
-    pub state: Option<LetterState>,
+    /// Those in one of these states; in any if there are none.
+    pub states: Vec<Shown>,
+}
+
+/// How a letter stands, as people see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shown {
+    /// It waits for somebody to look at it.
+    Dead,
+    /// It has a new payload that was not tried yet.
+    Edited,
+    /// It was tried again and failed again.
+    Parked,
+}
+
+impl Shown {
+    fn of(state: LetterState, is_edited: bool) -> Self {
+        match state {
+            LetterState::Parked => Self::Parked,
+            LetterState::Dead if is_edited => Self::Edited,
+            LetterState::Dead => Self::Dead,
+        }
+    }
 }
 
 impl Filter {
-    fn matches(&self, Entry { letter, .. }: &Entry) -> bool {
+    fn matches(&self, entry: &Entry) -> bool {
+        let letter = &entry.letter;
         let is = |wanted: &Option<String>, value: Option<&str>| wanted.as_deref().is_none_or(|one| Some(one) == value);
         (self.ids.is_empty() || self.ids.contains(&letter.id))
             && is(&self.reason, Some(&letter.reason))
@@ -47,7 +68,7 @@ impl Filter {
             && is(&self.evaluation_id, letter.evaluation_id.as_deref())
             && self.since.is_none_or(|since| letter.last_at >= since)
             && self.until.is_none_or(|until| letter.last_at < until)
-            && self.state.is_none_or(|state| letter.state == state)
+            && (self.states.is_empty() || self.states.contains(&Shown::of(letter.state, entry.is_edited())))
     }
 }
 
@@ -58,7 +79,7 @@ pub struct Selected {
     pub letters: Vec<Value>,
     /// How many match in all.
     pub matched: usize,
-    /// Lines of the file that are no letters.
+    /// Lines of the file, or entries of the stream, that are no letters.
     pub unreadable: usize,
 }
 
@@ -112,29 +133,30 @@ pub struct Note {
 /// Where letters are worked on. Blocks; any number may work at once.
 #[derive(Clone, Debug)]
 pub struct Desk {
-    config: DeadLettersConfig,
+    destination: Destination,
 }
 
 impl Desk {
-    /// The desk of the configured letters.
+    /// The desk of the letters that are there.
     #[must_use]
-    pub fn new(config: &DeadLettersConfig) -> Self {
-        Self { config: config.clone() }
+    pub fn new(destination: Destination) -> Self {
+        Self { destination }
     }
 
     /// Finds letters, at most so many, the newest first.
     ///
     /// # Errors
-    /// When the file cannot be read; so for all that follows.
+    /// When the letters cannot be read; so for all that follows.
     pub fn select(&self, filter: &Filter, limit: usize, brief: bool) -> io::Result<Selected> {
-        let snapshot = Log::new(&self.config).snapshot()?;
+        let snapshot = self.destination.open().snapshot()?;
         let (mut letters, mut matched, mut bytes) = (Vec::new(), 0, 0);
         for entry in snapshot.entries().rev().filter(|entry| filter.matches(entry)) {
-            matched += 1;
             if letters.len() >= limit || bytes >= ANSWER_BYTES {
+                matched += 1;
                 continue;
             }
-            let letter = snapshot.read(entry)?;
+            let Some(letter) = snapshot.read(entry)? else { continue };
+            matched += 1;
             let text = line::letter_text(&letter);
             bytes += if brief { 0 } else { text.len() };
             letters.push(value(&text, &letter, brief)?);
@@ -142,19 +164,39 @@ impl Desk {
         Ok(Selected { letters, matched, unreadable: snapshot.unreadable })
     }
 
-    /// The letters of these ids that there are, whole.
+    /// The ids of letters, at most so many, the newest first.
     ///
     /// # Errors
     /// As of [`Self::select`].
-    pub fn letters(&self, ids: &[String]) -> io::Result<Vec<Letter>> {
-        let snapshot = Log::new(&self.config).snapshot()?;
-        ids.iter().filter_map(|id| snapshot.find(id)).map(|entry| snapshot.read(entry)).collect()
+    pub fn ids(&self, filter: &Filter, limit: usize) -> io::Result<Vec<String>> {
+        let snapshot = self.destination.open().snapshot()?;
+        let matching = snapshot.entries().rev().filter(|entry| filter.matches(entry));
+        Ok(matching.take(limit).map(|entry| entry.letter.id.clone()).collect())
+    }
+
+    /// The letters of the first of these ids, whole, as many as memory has room for; and how many ids that were.
+    ///
+    /// # Errors
+    /// As of [`Self::select`].
+    pub fn first_letters(&self, ids: &[String]) -> io::Result<(Vec<Letter>, usize)> {
+        let snapshot = self.destination.open().snapshot()?;
+        let (mut letters, mut bytes) = (Vec::new(), 0);
+        for (index, id) in ids.iter().enumerate() {
+            if bytes >= ANSWER_BYTES {
+                return Ok((letters, index));
+            }
+            if let Some(letter) = snapshot.find(id).map_or(Ok(None), |entry| snapshot.read(entry))? {
+                bytes += letter.payload.len() + letter.current_payload().len();
+                letters.push(letter);
+            }
+        }
+        Ok((letters, ids.len()))
     }
 
     /// Gives letters new payloads; the originals stay beside them.
     ///
     /// # Errors
-    /// As of [`Self::select`]; then nothing is changed.
+    /// As of [`Self::select`]; some may have been changed by then.
     pub fn edit(&self, edits: &[Edit], note: &Note) -> io::Result<Vec<Done>> {
         let ids: Vec<String> = edits.iter().map(|edit| edit.id.clone()).collect();
         self.act("edit", &ids, note, |index, letter| {
@@ -206,15 +248,14 @@ impl Desk {
         note: &Note,
         each: impl Fn(usize, &Letter) -> (Value, Action, DoneOutcome, Option<String>),
     ) -> io::Result<Vec<Done>> {
-        let mut log = Log::new(&self.config);
+        let mut log = self.destination.open();
         let snapshot = log.snapshot()?;
-        let (mut audit, mut lines, mut done) = (String::new(), String::new(), Vec::with_capacity(ids.len()));
+        let (mut audit, mut changes, mut done) = (String::new(), Vec::new(), Vec::with_capacity(ids.len()));
         for (index, id) in ids.iter().enumerate() {
-            let Some(entry) = snapshot.find(id) else {
+            let Some(letter) = snapshot.find(id).map_or(Ok(None), |entry| snapshot.read(entry))? else {
                 done.push(Done { id: id.clone(), outcome: DoneOutcome::Gone, error: None });
                 continue;
             };
-            let letter = snapshot.read(entry)?;
             let (more, change, outcome, error) = each(index, &letter);
             let mut said = json!({
                 "at": format_time(now()), "by": note.by, "action": action, "id": id,
@@ -225,13 +266,16 @@ impl Desk {
             }
             audit.push_str(&said.to_string());
             audit.push('\n');
-            lines.push_str(&line::action_text(&change));
-            lines.push('\n');
+            changes.push(change);
             done.push(Done { id: id.clone(), outcome, error });
+            if audit.len() >= ANSWER_BYTES {
+                log.audit(&std::mem::take(&mut audit))?;
+                log.change(&snapshot, &std::mem::take(&mut changes))?;
+            }
         }
-        if !lines.is_empty() {
-            append_audit(&log.audit_path(), self.config.max_bytes, &audit)?;
-            log.append(&lines)?;
+        if !changes.is_empty() {
+            log.audit(&audit)?;
+            log.change(&snapshot, &changes)?;
         }
         Ok(done)
     }
@@ -259,10 +303,10 @@ mod tests {
     use crate::letters::line::tests::letter;
 
     fn desk(directory: &tempfile::TempDir, payloads: &[&[u8]]) -> Desk {
-        let config = DeadLettersConfig { path: directory.path().join("dead.jsonl"), ..DeadLettersConfig::default() };
+        let destination = Destination::File { path: directory.path().join("dead.jsonl"), max_bytes: 1 << 20 };
         let lines: String = payloads.iter().map(|payload| letter_text(&letter(payload)) + "\n").collect();
-        Log::new(&config).append(&lines).expect("it is writable");
-        Desk::new(&config)
+        destination.open().append(&lines).expect("it is writable");
+        Desk::new(destination)
     }
 
     fn note(detail: &str) -> Note {
@@ -280,7 +324,7 @@ mod tests {
         let done = desk.edit(&edits, &note(".a")).expect("it is writable");
 
         assert_eq!(done.iter().map(|done| done.outcome).collect::<Vec<_>>(), [DoneOutcome::Edited, DoneOutcome::Gone]);
-        let edited = desk.letters(std::slice::from_ref(&id)).expect("it is readable").remove(0);
+        let edited = desk.first_letters(std::slice::from_ref(&id)).expect("it is readable").0.remove(0);
         assert_eq!((&*edited.payload, edited.current_payload()), (&b"\xff{"[..], &b"{}"[..]));
         let audit = std::fs::read_to_string(directory.path().join("dead.audit.jsonl")).expect("it is there");
         let audit: Value = serde_json::from_str(audit.trim()).expect("one line of JSON");
@@ -300,7 +344,7 @@ mod tests {
 
         desk.settle(&[(a.clone(), Outcome::Stored), (b.clone(), refused)], &note("pg")).expect("it is writable");
 
-        let parked = Filter { state: Some(LetterState::Parked), ..Filter::default() };
+        let parked = Filter { states: vec![Shown::Parked], ..Filter::default() };
         let selected = desk.select(&parked, 10, true).expect("it is readable");
         assert_eq!((selected.matched, &selected.letters[0]["id"]), (1, &json!(b)));
         assert_eq!(
@@ -308,6 +352,6 @@ mod tests {
             (&json!(3), &json!("wrong_type"))
         );
         assert_eq!(selected.letters[0].get("payload"), None);
-        assert!(desk.letters(&[a]).expect("it is readable").is_empty());
+        assert!(desk.first_letters(&[a]).expect("it is readable").0.is_empty());
     }
 }

@@ -1,14 +1,16 @@
 //! What the lines of the log come to: the letters that are open, in the order in which they came.
 //!
-//! Payloads stay in the file until a letter is read. Folding what was folded and compacted before, and then the same lines
-//! once more, comes to the same: so a crash in the middle of a compaction does no harm.
+//! Payloads stay where they are kept until a letter is read. Folding what was folded and compacted before, and then the
+//! same lines once more, comes to the same: so a crash in the middle of a compaction does no harm.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, PoisonError};
 
 use super::line::{self, Action, Said};
+use super::stream::Lines;
 use super::{Letter, LetterState};
 
 /// A letter without its payloads.
@@ -18,34 +20,76 @@ pub(crate) struct Entry {
     pub(crate) letter: Letter,
     place: Place,
     edited: Option<Place>,
+    parked: Option<Place>,
+    /// In a stream: further lines about it, which say nothing that the others do not.
+    spare: Vec<String>,
 }
 
 /// Where a line is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Place {
-    file: usize,
-    offset: u64,
+    at: At,
     bytes: usize,
+}
+
+#[derive(Clone, Debug)]
+enum At {
+    File {
+        file: usize,
+        offset: u64,
+    },
+    /// The id of an entry of the stream.
+    Stream(String),
 }
 
 /// The open letters as of one moment; what is appended later is not in it.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
-    files: Vec<File>,
+    kept: Kept,
     entries: Vec<Option<Entry>>,
     places: HashMap<String, usize>,
     /// Lines that are neither letters nor actions, such as one that a crash cut short.
     pub(crate) unreadable: usize,
+    /// In a stream: lines that are about no open letter.
+    stray: Vec<String>,
+    bytes: u64,
+}
+
+/// Where the lines are read again.
+#[derive(Debug)]
+enum Kept {
+    Files(Vec<File>),
+    Stream(Mutex<Lines>),
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self::Files(Vec::new())
+    }
 }
 
 impl Snapshot {
     /// Folds files, each up to a length, in order.
-    pub(super) fn fold(files: Vec<(File, u64)>) -> io::Result<Self> {
+    pub(super) fn of_files(files: Vec<(File, u64)>) -> io::Result<Self> {
         let mut snapshot = Self::default();
+        let mut kept = Vec::with_capacity(files.len());
         for (index, (file, length)) in files.into_iter().enumerate() {
             snapshot.fold_file(index, &file, length)?;
-            snapshot.files.push(file);
+            kept.push(file);
         }
+        snapshot.kept = Kept::Files(kept);
+        Ok(snapshot)
+    }
+
+    /// Folds a stream.
+    pub(super) fn of_stream(mut lines: Lines) -> io::Result<Self> {
+        let mut snapshot = Self::default();
+        while let Some(some) = lines.next()? {
+            for (id, line) in some {
+                snapshot.fold_line(&line, At::Stream(id));
+            }
+        }
+        snapshot.kept = Kept::Stream(Mutex::new(lines));
         Ok(snapshot)
     }
 
@@ -59,30 +103,58 @@ impl Snapshot {
         self.entries[*self.places.get(id)?].as_ref()
     }
 
-    /// A letter as a whole.
-    pub(crate) fn read(&self, entry: &Entry) -> io::Result<Letter> {
+    /// A letter as a whole; none if somebody removed it from the stream meanwhile.
+    pub(crate) fn read(&self, entry: &Entry) -> io::Result<Option<Letter>> {
         let broken = || io::Error::other("a line of the dead letters was changed while it was read");
-        let Some(Said::Letter(original)) = line::read(&self.line(entry.place)?) else { return Err(broken()) };
-        let edited = match entry.edited {
+        let Some(line) = self.line(&entry.place)? else { return Ok(None) };
+        let Some(Said::Letter(original)) = line::read(&line) else { return Err(broken()) };
+        let edited = match &entry.edited {
             None => original.edited,
-            Some(place) => match line::read(&self.line(place)?) {
-                Some(Said::Action(Action::Edit { edited, .. })) => Some(edited),
-                Some(Said::Letter(letter)) => letter.edited,
-                _ => return Err(broken()),
-            },
+            Some(place) => {
+                let Some(line) = self.line(place)? else { return Ok(None) };
+                match line::read(&line) {
+                    Some(Said::Action(Action::Edit { edited, .. })) => Some(edited),
+                    Some(Said::Letter(letter)) => letter.edited,
+                    _ => return Err(broken()),
+                }
+            }
         };
-        Ok(Letter { payload: original.payload, edited, ..entry.letter.clone() })
+        Ok(Some(Letter { payload: original.payload, edited, ..entry.letter.clone() }))
     }
 
     /// About how many bytes a letter takes when it is written anew.
     pub(super) fn size(entry: &Entry) -> u64 {
-        (entry.place.bytes + entry.edited.map_or(0, |place| place.bytes)) as u64
+        (entry.place.bytes + entry.edited.as_ref().map_or(0, |place| place.bytes)) as u64
     }
 
-    fn line(&self, place: Place) -> io::Result<Vec<u8>> {
-        let mut line = vec![0; place.bytes];
-        self.files[place.file].read_exact_at(&mut line, place.offset)?;
-        Ok(line)
+    /// How many bytes all lines take.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// In a stream: every line about a letter.
+    pub(super) fn lines_of(entry: &Entry) -> impl Iterator<Item = &str> {
+        let places = [Some(&entry.place), entry.edited.as_ref(), entry.parked.as_ref()];
+        places.into_iter().flatten().filter_map(Place::id).chain(entry.spare.iter().map(String::as_str))
+    }
+
+    /// In a stream: the lines that nothing is lost with.
+    pub(super) fn spare(&self) -> impl Iterator<Item = &str> {
+        self.stray.iter().chain(self.entries().flat_map(|entry| &entry.spare)).map(String::as_str)
+    }
+
+    fn line(&self, place: &Place) -> io::Result<Option<Vec<u8>>> {
+        match (&self.kept, &place.at) {
+            (Kept::Files(files), At::File { file, offset }) => {
+                let mut line = vec![0; place.bytes];
+                files[*file].read_exact_at(&mut line, *offset)?;
+                Ok(Some(line))
+            }
+            (Kept::Stream(lines), At::Stream(id)) => lines.lock().unwrap_or_else(PoisonError::into_inner).read(id),
+            (Kept::Files(_), At::Stream(_)) | (Kept::Stream(_), At::File { .. }) => {
+                Err(io::Error::other("a letter is where its snapshot was taken"))
+            }
+        }
     }
 
     fn fold_file(&mut self, file: usize, source: &File, length: u64) -> io::Result<()> {
@@ -96,48 +168,90 @@ impl Snapshot {
             if bytes == 0 {
                 break;
             }
-            let place = Place { file, offset, bytes };
+            self.fold_line(&line, At::File { file, offset });
             offset += bytes as u64;
-            match line::read(&line) {
-                Some(Said::Letter(letter)) => self.add(*letter, place),
-                Some(Said::Action(action)) => self.act(action, place),
-                None if line.trim_ascii().is_empty() => {}
-                None => self.unreadable += 1,
-            }
         }
         Ok(())
     }
 
+    fn fold_line(&mut self, line: &[u8], at: At) {
+        let place = Place { at, bytes: line.len() };
+        self.bytes += line.len() as u64;
+        match line::read(line) {
+            Some(Said::Letter(letter)) => self.add(*letter, place),
+            Some(Said::Action(action)) => self.act(action, place),
+            None if line.trim_ascii().is_empty() => self.stray.extend(place.into_id()),
+            None => {
+                self.unreadable += 1;
+                self.stray.extend(place.into_id());
+            }
+        }
+    }
+
     fn add(&mut self, letter: Letter, place: Place) {
-        let edited = letter.edited.is_some().then_some(place);
+        let edited = letter.edited.is_some().then(|| place.clone());
         let letter = Letter { payload: Vec::new(), edited: None, ..letter };
         if let Some(held) = self.places.get(&letter.id).and_then(|index| self.entries[*index].as_mut()) {
             // The same event came once more, or the same line after a compaction: what was done with it holds.
             held.letter.attempts = held.letter.attempts.max(letter.attempts);
             held.letter.last_at = held.letter.last_at.max(letter.last_at);
+            held.spare.extend(place.into_id());
             return;
         }
         self.places.insert(letter.id.clone(), self.entries.len());
-        self.entries.push(Some(Entry { letter, place, edited }));
+        self.entries.push(Some(Entry { letter, place, edited, parked: None, spare: Vec::new() }));
     }
 
     fn act(&mut self, action: Action, place: Place) {
         let (Action::Edit { id, .. } | Action::Park { id, .. } | Action::Remove { id }) = &action;
-        let Some(&index) = self.places.get(id) else { return };
+        let Some(&index) = self.places.get(id) else {
+            self.stray.extend(place.into_id());
+            return;
+        };
         let Some(entry) = self.entries[index].as_mut() else { return };
-        match action {
+        let before = match action {
             Action::Edit { .. } => {
-                entry.edited = Some(place);
                 entry.letter.state = LetterState::Dead;
+                entry.edited.replace(place)
             }
             Action::Park { attempts, reason, error, last_at, .. } => {
                 let state = LetterState::Parked;
                 entry.letter = Letter { attempts, reason, error, last_at, state, ..entry.letter.clone() };
+                entry.parked.replace(place)
             }
             Action::Remove { id } => {
+                self.stray.extend(Self::lines_of(entry).map(str::to_owned));
+                self.stray.extend(place.into_id());
                 self.entries[index] = None;
                 self.places.remove(&id);
+                return;
             }
+        };
+        // The line of the letter itself may hold an edit; it stays.
+        let spare = before.and_then(Place::into_id).filter(|id| entry.place.id() != Some(id.as_str()));
+        entry.spare.extend(spare);
+    }
+}
+
+impl Entry {
+    /// It has a payload of somebody's own.
+    pub(crate) fn is_edited(&self) -> bool {
+        self.edited.is_some()
+    }
+}
+
+impl Place {
+    fn id(&self) -> Option<&str> {
+        match &self.at {
+            At::Stream(id) => Some(id),
+            At::File { .. } => None,
+        }
+    }
+
+    fn into_id(self) -> Option<String> {
+        match self.at {
+            At::Stream(id) => Some(id),
+            At::File { .. } => None,
         }
     }
 }

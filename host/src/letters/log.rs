@@ -1,309 +1,125 @@
-//! The file of the dead letters: whole lines, synced, of letters and of actions; compacted when it is full.
-//!
-//! Every process that changes the files holds the lock beside them meanwhile, for a few milliseconds: the worker, and the
-//! commands where no worker runs. Who reads holds it only until the files are open; they are replaced, never rewritten.
+//! Where letters are kept: a file, or a stream of Redis.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
 
 use super::config::DeadLettersConfig;
-use super::fold::{Entry, Snapshot};
-use super::line;
+use super::file::FileLog;
+use super::fold::Snapshot;
+use super::line::{self, Action};
+use super::stream::StreamLog;
+use crate::source::config::RedisConfig;
+use crate::source::redis_client::{RedisClient, RedisClientError};
 
-/// The files of the dead letters.
+/// Where letters go, as configured. Cheap to clone; connects to nothing.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    /// A file of one JSON object a line.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// How large it may be.
+        max_bytes: u64,
+    },
+    /// A stream.
+    Stream {
+        /// Where it is.
+        redis: RedisClient,
+        /// Its key.
+        key: String,
+        /// How many bytes of lines it may hold.
+        max_bytes: u64,
+    },
+}
+
+impl Destination {
+    /// The destination of a configuration.
+    ///
+    /// # Errors
+    /// When the URL of Redis is none.
+    pub fn new(config: &DeadLettersConfig, redis: &RedisConfig) -> Result<Self, RedisClientError> {
+        let DeadLettersConfig { path, stream, max_bytes } = config.clone();
+        Ok(match stream {
+            Some(key) => Self::Stream { redis: RedisClient::new(redis)?, key, max_bytes },
+            None => Self::File { path, max_bytes },
+        })
+    }
+
+    /// What an operator does when it takes no letters.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::File { .. } => "free the disk and make it writable, or set `dead_letters.path`",
+            Self::Stream { .. } => "see to Redis, or set `dead_letters.path` instead of `dead_letters.stream`",
+        }
+    }
+
+    pub(crate) fn open(&self) -> Log {
+        match self {
+            Self::File { path, max_bytes } => Log::File(FileLog::new(path, *max_bytes)),
+            Self::Stream { redis, key, max_bytes } => Log::Stream(StreamLog::new(redis.clone(), key, *max_bytes)),
+        }
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, .. } => path.display().fmt(formatter),
+            Self::Stream { redis, key, .. } => write!(formatter, "stream {key} at {}", redis.address()),
+        }
+    }
+}
+
+/// The letters and what was done with them.
 #[derive(Debug)]
-pub(crate) struct Log {
-    path: PathBuf,
-    /// What was open at the last compaction.
-    older: PathBuf,
-    max_bytes: u64,
-    open: Option<(File, u64)>,
-    /// Letters that compactions dropped and nobody was told of yet, since what followed failed.
-    dropped: usize,
+pub(crate) enum Log {
+    File(FileLog),
+    Stream(StreamLog),
 }
 
 impl Log {
-    pub(crate) fn new(config: &DeadLettersConfig) -> Self {
-        let older = beside(&config.path, ".1");
-        Self { path: config.path.clone(), older, max_bytes: config.max_bytes, open: None, dropped: 0 }
-    }
-
-    /// The file that holds what was done with letters, for people.
-    pub(crate) fn audit_path(&self) -> PathBuf {
-        self.path.with_extension("audit.jsonl")
-    }
-
-    /// Appends whole lines and syncs them. Returns how many old letters were dropped, since the file was full of others.
-    pub(crate) fn append(&mut self, lines: &str) -> io::Result<usize> {
-        let appended = self.try_append(lines);
-        if appended.is_err() {
-            // The file may be gone, or end in half a line: opening it again finds out.
-            self.open = None;
-        }
-        appended
-    }
-
-    /// Opens the file, so that a place that cannot be written is known before there is a letter.
+    /// Sees whether letters can be kept, so that an operator learns of it before there is one.
     pub(crate) fn prepare(&mut self) -> io::Result<()> {
-        let _lock = self.lock()?;
-        self.open().map(|_| ())
+        match self {
+            Self::File(log) => log.prepare(),
+            Self::Stream(log) => log.prepare(),
+        }
     }
 
-    /// The open letters. Makes no file that was not there.
+    /// Adds letters, whole lines, and makes them durable. Returns how many old ones were dropped for want of room.
+    pub(crate) fn append(&mut self, lines: &str) -> io::Result<usize> {
+        match self {
+            Self::File(log) => log.append(lines),
+            Self::Stream(log) => log.append(lines),
+        }
+    }
+
+    /// The open letters.
     pub(crate) fn snapshot(&self) -> io::Result<Snapshot> {
-        if !self.path.exists() && !self.older.exists() {
-            return Ok(Snapshot::default());
+        match self {
+            Self::File(log) => log.snapshot(),
+            Self::Stream(log) => log.snapshot(),
         }
-        let files = {
-            let _lock = self.lock()?;
-            self.files()?
-        };
-        Snapshot::fold(files)
     }
 
-    fn files(&self) -> io::Result<Vec<(File, u64)>> {
-        let mut files = Vec::new();
-        for path in [&self.older, &self.path] {
-            match File::open(path) {
-                Ok(file) => {
-                    let length = file.metadata()?.len();
-                    files.push((file, length));
-                }
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+    /// Changes letters of a snapshot, all or none of them.
+    pub(crate) fn change(&mut self, snapshot: &Snapshot, actions: &[Action]) -> io::Result<()> {
+        match self {
+            Self::File(log) => {
+                let lines: String = actions.iter().map(|action| line::action_text(action) + "\n").collect();
+                log.append(&lines).map(|_| ())
             }
+            Self::Stream(log) => log.change(snapshot, actions),
         }
-        Ok(files)
     }
 
-    fn try_append(&mut self, lines: &str) -> io::Result<usize> {
-        let _lock = self.lock()?;
-        let (_, length) = self.open()?;
-        if *length > 0 && *length + lines.len() as u64 > self.max_bytes {
-            self.compact()?;
+    /// Adds whole lines to what is kept of every action, for people.
+    pub(crate) fn audit(&mut self, lines: &str) -> io::Result<()> {
+        match self {
+            Self::File(log) => log.audit(lines),
+            Self::Stream(log) => log.audit(lines),
         }
-        let (file, length) = self.open()?;
-        let written = file.write_all(lines.as_bytes()).and_then(|()| file.sync_data());
-        if let Err(error) = written {
-            // Whole lines or nothing. Where that fails too, opening ends the half line.
-            let _ = file.set_len(*length);
-            return Err(error);
-        }
-        *length += lines.len() as u64;
-        Ok(std::mem::take(&mut self.dropped))
-    }
-
-    /// The lock is let go of when the file is dropped.
-    fn lock(&self) -> io::Result<File> {
-        if let Some(directory) = directory(&self.path) {
-            std::fs::create_dir_all(directory)?;
-        }
-        let path = beside(&self.path, ".lock");
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-        file.lock()?;
-        Ok(file)
-    }
-
-    /// Opens the file at its end, and ends a line that a crash cut short.
-    fn open(&mut self) -> io::Result<&mut (File, u64)> {
-        let is_current = match (&self.open, std::fs::metadata(&self.path)) {
-            (Some((file, length)), Ok(at_path)) => {
-                let held = file.metadata()?;
-                held.ino() == at_path.ino() && held.dev() == at_path.dev() && held.len() == *length
-            }
-            _ => false,
-        };
-        if !is_current {
-            let mut file = OpenOptions::new().create(true).append(true).read(true).open(&self.path)?;
-            let mut length = file.seek(SeekFrom::End(0))?;
-            if length > 0 {
-                let mut last = [0];
-                file.seek(SeekFrom::Start(length - 1))?;
-                file.read_exact(&mut last)?;
-                if last != *b"\n" {
-                    file.write_all(b"\n")?;
-                    length += 1;
-                }
-            }
-            sync_directory(&self.path)?;
-            self.open = Some((file, length));
-        }
-        self.open.as_mut().ok_or_else(|| io::Error::other("the file was opened above"))
-    }
-
-    /// Writes what is open to the older file, the newest letters first if there is not room for all, and begins a new one.
-    fn compact(&mut self) -> io::Result<()> {
-        let snapshot = Snapshot::fold(self.files()?)?;
-        let mut bytes = 0;
-        let fits = |entry: &&Entry| {
-            bytes += Snapshot::size(entry);
-            bytes <= self.max_bytes
-        };
-        let mut kept: Vec<&Entry> = snapshot.entries().rev().take_while(fits).collect();
-        kept.reverse();
-        let dropped = snapshot.entries().count() - kept.len();
-        let new = beside(&self.path, ".new");
-        let mut file = io::BufWriter::new(File::create(&new)?);
-        for entry in kept {
-            file.write_all(line::letter_text(&snapshot.read(entry)?).as_bytes())?;
-            file.write_all(b"\n")?;
-        }
-        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        // From here on the older file says it all, and the lines of the present one once more do no harm.
-        std::fs::rename(&new, &self.older)?;
-        sync_directory(&self.path)?;
-        self.dropped += dropped;
-        self.open = None;
-        File::create(&new)?.sync_all()?;
-        std::fs::rename(&new, &self.path)?;
-        sync_directory(&self.path)
-    }
-}
-
-/// Appends lines to a file for people: one older file is kept beside it when it is full.
-pub(super) fn append_audit(path: &Path, max_bytes: u64, lines: &str) -> io::Result<()> {
-    if let Some(directory) = directory(path) {
-        std::fs::create_dir_all(directory)?;
-    }
-    if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() + lines.len() as u64 > max_bytes) {
-        std::fs::rename(path, beside(path, ".1"))?;
-    }
-    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-    file.write_all(lines.as_bytes())?;
-    file.sync_data()?;
-    sync_directory(path)
-}
-
-fn beside(path: &Path, end: &str) -> PathBuf {
-    let mut path = path.to_owned().into_os_string();
-    path.push(end);
-    path.into()
-}
-
-fn directory(path: &Path) -> Option<&Path> {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty())
-}
-
-/// A new name is durable once its directory is.
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(directory(path).unwrap_or(Path::new(".")))?.sync_all()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::letters::line::tests::letter;
-    use crate::letters::line::{Action, action_text, letter_text};
-    use crate::letters::{Letter, LetterState};
-
-    fn log(directory: &tempfile::TempDir, max_bytes: u64) -> Log {
-        Log::new(&DeadLettersConfig { path: directory.path().join("deep/er/dead.jsonl"), max_bytes })
-    }
-
-    fn append(log: &mut Log, text: &str) -> usize {
-        log.append(&format!("{text}\n")).expect("it is writable")
-    }
-
-    fn open(log: &Log) -> Vec<Letter> {
-        let snapshot = log.snapshot().expect("it is readable");
-        snapshot.entries().map(|entry| snapshot.read(entry).expect("it is there")).collect()
-    }
-
-    #[test]
-    fn actions_change_the_letters_before_them() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let mut log = log(&directory, 1 << 20);
-        assert!(open(&log).is_empty() && !directory.path().join("deep").exists(), "reading makes nothing");
-        let [a, b, c] = [b"a", b"b", b"c"].map(|payload| letter(payload));
-        for letter in [&a, &b, &c, &b] {
-            append(&mut log, &letter_text(letter));
-        }
-
-        append(&mut log, &action_text(&Action::Edit { id: a.id.clone(), edited: "new".to_owned() }));
-        let (reason, error) = ("missing_field".to_owned(), "again".to_owned());
-        append(&mut log, &action_text(&Action::Park { id: a.id.clone(), attempts: 3, reason, error, last_at: 9 }));
-        append(&mut log, &action_text(&Action::Remove { id: b.id.clone() }));
-
-        let parked = Letter {
-            edited: Some("new".to_owned()),
-            attempts: 3,
-            reason: "missing_field".to_owned(),
-            error: "again".to_owned(),
-            last_at: 9,
-            state: LetterState::Parked,
-            ..a
-        };
-        assert_eq!(open(&log), [parked, c]);
-        append(&mut log, &letter_text(&b));
-        assert_eq!(open(&log).last(), Some(&b), "one that was removed and came again is new");
-    }
-
-    #[test]
-    fn a_full_file_is_compacted_and_what_that_drops_is_counted() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let line = letter_text(&letter(b"00")).len() as u64 + 1;
-        let mut log = log(&directory, 3 * line);
-        let mut dropped = 0;
-        for number in 10..40 {
-            let letter = letter(number.to_string().as_bytes());
-            dropped += append(&mut log, &letter_text(&letter));
-            if number % 2 == 0 {
-                dropped += append(&mut log, &action_text(&Action::Remove { id: letter.id }));
-            }
-        }
-
-        let payloads: Vec<Vec<u8>> = open(&log).into_iter().map(|letter| letter.payload).collect();
-        assert_eq!(payloads.len() + dropped, 15, "{dropped} dropped");
-        assert!(payloads.len() >= 3 && payloads.last().is_some_and(|last| last == b"39"), "{payloads:?}");
-    }
-
-    #[test]
-    fn a_compaction_that_was_cut_short_changes_nothing() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let mut log = log(&directory, 1 << 20);
-        for payload in [b"a", b"b", b"c"] {
-            append(&mut log, &letter_text(&letter(payload)));
-        }
-        append(&mut log, &action_text(&Action::Edit { id: letter(b"a").id, edited: "new".to_owned() }));
-        append(&mut log, &action_text(&Action::Remove { id: letter(b"b").id }));
-        let (before, whole) = (open(&log), std::fs::read(&log.path).expect("it is there"));
-
-        log.compact().expect("it is writable");
-        assert_eq!(open(&log), before);
-        std::fs::write(&log.path, whole).expect("as before the last step");
-
-        assert_eq!(open(&log), before);
-    }
-
-    #[test]
-    fn a_line_that_a_crash_cut_short_is_ended_and_skipped() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let mut log = log(&directory, 1 << 20);
-        append(&mut log, &letter_text(&letter(b"a")));
-        std::fs::write(&log.path, "{\"channel\":\"ev").expect("it is writable");
-
-        append(&mut log, &letter_text(&letter(b"b")));
-
-        assert_eq!(open(&log), [letter(b"b")]);
-        assert_eq!(log.snapshot().expect("it is readable").unreadable, 1);
-    }
-
-    #[test]
-    fn two_who_append_do_not_disturb_each_other() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let line = letter_text(&letter(b"00")).len() as u64 + 1;
-        let append_some = |range: std::ops::Range<u32>| {
-            let mut log = log(&directory, 10 * line);
-            range.map(|number| append(&mut log, &letter_text(&letter(number.to_string().as_bytes())))).sum::<usize>()
-        };
-
-        let dropped = std::thread::scope(|scope| {
-            let both = [10..40, 50..80].map(|range| scope.spawn(move || append_some(range)));
-            both.into_iter().map(|thread| thread.join().expect("it does not panic")).sum::<usize>()
-        });
-
-        assert_eq!(open(&log(&directory, 10 * line)).len() + dropped, 60);
     }
 }

@@ -3,20 +3,24 @@
 //! ```text
 //!  worker ──► Log (letters and actions, one JSON object a line) ◄── list, show, edit, retry, drop ──► audit
 //! ```
-//! Letters and actions are appended to one file; folded in order they say which letters are open and how. `line.rs` is the
-//! form of a line, `log.rs` the file, its lock and its compaction, `fold.rs` what the lines come to, `desk.rs` what can be
-//! done with letters, `retry.rs` how they go through the worker again. For operators: `docs/dead-letters.md`.
+//! Letters and actions are appended to one log; folded in order they say which letters are open and how. `line.rs` is the
+//! form of a line, `log.rs` the log, which is a file (`file.rs`: its lock and its compaction) or a stream of Redis
+//! (`stream.rs`), `fold.rs` what the lines come to, `desk.rs` what can be done with letters, `retry.rs` how they go through
+//! the worker again. For operators: `docs/dead-letters.md`.
 
 pub mod config;
 pub mod desk;
+mod file;
 mod fold;
 pub(crate) mod line;
 mod log;
 pub mod retry;
+mod stream;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use self::log::Destination;
 pub(crate) use self::log::Log;
 
 /// An event that will not be tried again by itself.

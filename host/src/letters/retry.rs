@@ -22,14 +22,18 @@ pub enum RetryError {
 /// # Errors
 /// When the letters cannot be read or changed, or the worker ends; what was stored by then may be tried again.
 pub async fn retry(desk: Desk, feed: Feed, ids: Vec<String>, note: Note) -> Result<Vec<Done>, RetryError> {
-    let (reading, wanted) = (desk.clone(), ids.clone());
-    let letters = blocking(move || reading.letters(&wanted)).await?;
-    let outcomes = feed.hand(letters.iter().map(handed).collect()).await?;
-    let tried: Vec<_> = letters.iter().map(|letter| letter.id.clone()).zip(outcomes).collect();
-    let gone = ids.into_iter().filter(|id| !letters.iter().any(|letter| letter.id == *id));
-    let gone: Vec<Done> = gone.map(|id| Done { id, outcome: DoneOutcome::Gone, error: None }).collect();
-    let mut done = blocking(move || desk.settle(&tried, &note)).await?;
-    done.extend(gone);
+    let mut done = Vec::with_capacity(ids.len());
+    let mut left = ids;
+    while !left.is_empty() {
+        let (reading, wanted) = (desk.clone(), left.clone());
+        let (letters, looked_at) = blocking(move || reading.first_letters(&wanted)).await?;
+        let outcomes = feed.hand(letters.iter().map(handed).collect()).await?;
+        let tried: Vec<_> = letters.iter().map(|letter| letter.id.clone()).zip(outcomes).collect();
+        let gone = left.drain(..looked_at).filter(|id| !letters.iter().any(|letter| letter.id == *id));
+        done.extend(gone.map(|id| Done { id, outcome: DoneOutcome::Gone, error: None }));
+        let (settling, note) = (desk.clone(), note.clone());
+        done.extend(blocking(move || settling.settle(&tried, &note)).await?);
+    }
     Ok(done)
 }
 

@@ -85,7 +85,8 @@ fn not_found(plugin: &str, file: &str, directories: &[PathBuf]) -> String {
     match known.is_empty() {
         true => message.push_str(", where there are no plugins; put it there, or name its path"),
         false => {
-            let _ = write!(message, ", where there are: {}", known.join(", "));
+            let known = known.join(", ");
+            let _ = write!(message, ", where there are: {known}; name one of them, or put it there");
         }
     }
     message
@@ -103,6 +104,6 @@ mod tests {
         let error = resolve("postgres", &[directory.path().to_owned()]).expect_err("there is none");
 
         assert!(error.to_string().contains("libstorage_backend_postgres"), "{error}");
-        assert!(error.to_string().ends_with("where there are: cached-composite"), "{error}");
+        assert!(error.to_string().contains("where there are: cached-composite; name one of them"), "{error}");
     }
 }

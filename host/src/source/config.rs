@@ -1,9 +1,11 @@
 //! The keys of `[redis]` and `[source]`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::redis_client::{URL_FORMS, url_problem};
 use crate::secret::Secret;
 use crate::units;
 
@@ -11,7 +13,8 @@ use crate::units;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisConfig {
-    /// Where it is, `redis://`, `rediss://` (TLS) or `unix://`. Default `redis://redis:6379`; `REDIS_URL`.
+    /// Where it is: `redis://`, `rediss://` (TLS), `unix://`, `redis+cluster://` or `redis+sentinel://`. Default
+    /// `redis://redis:6379`; `REDIS_URL`.
     pub url: Secret,
     /// How long one attempt to connect may take. Default 5 s.
     #[serde(with = "units::duration")]
@@ -22,6 +25,8 @@ pub struct RedisConfig {
     /// Longest pause between two attempts to connect; the first is far shorter, and jitter spreads them. Default 5 s.
     #[serde(with = "units::duration")]
     pub reconnect_max: Duration,
+    /// `[redis.tls]`.
+    pub tls: TlsConfig,
 }
 
 impl Default for RedisConfig {
@@ -31,7 +36,37 @@ impl Default for RedisConfig {
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(10),
             reconnect_max: Duration::from_secs(5),
+            tls: TlsConfig::default(),
         }
+    }
+}
+
+/// `[redis.tls]`: certificates for `rediss://`, PEM files that are read for each connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The authorities that the server's certificate may come from. Default those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate that the worker shows, with those that lead to its authority. Default none.
+    pub certificate_file: Option<PathBuf>,
+    /// The key of that certificate.
+    pub key_file: Option<PathBuf>,
+}
+
+impl RedisConfig {
+    /// What does not fit together: the key and what to do.
+    pub(crate) fn problems(&self) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
+        if let Some(reason) = url_problem(self.url.expose()) {
+            let message = format!("`redis.url` is no Redis URL: `{}` ({reason}); {URL_FORMS}", self.url);
+            problems.push(("url", message));
+        }
+        let TlsConfig { certificate_file, key_file, .. } = &self.tls;
+        if certificate_file.is_some() != key_file.is_some() {
+            let message = "`redis.tls.certificate_file` and `redis.tls.key_file` belong together; give both, or none";
+            problems.push(("tls", message.to_owned()));
+        }
+        problems
     }
 }
 

@@ -70,8 +70,18 @@ pub(crate) struct Refusal {
 
 #[derive(Debug)]
 enum State {
-    Closed { failures: u32, first_failure: Option<Instant> },
-    Open { until: Instant, delay: Duration, reason: String, probing: bool },
+    Closed {
+        failures: u32,
+        first_failure: Option<Instant>,
+    },
+    /// `since` is when the first of the failures came.
+    Open {
+        since: Instant,
+        until: Instant,
+        delay: Duration,
+        reason: String,
+        probing: bool,
+    },
 }
 
 impl Breaker {
@@ -107,15 +117,16 @@ impl Breaker {
                 if *failures < self.config.failures {
                     return false;
                 }
-                *state = open(now, self.config.open_for, reason);
+                let since = first_failure.unwrap_or(now);
+                *state = open(since, now, self.config.open_for, reason);
                 true
             }
             (State::Closed { failures, first_failure }, _, Sign::Alive) => {
                 (*failures, *first_failure) = (0, None);
                 false
             }
-            (State::Open { delay, .. }, Admission::Probe, Sign::Away(reason)) => {
-                *state = open(now, delay.saturating_mul(2).min(self.config.max_open_for), reason);
+            (State::Open { since, delay, .. }, Admission::Probe, Sign::Away(reason)) => {
+                *state = open(*since, now, delay.saturating_mul(2).min(self.config.max_open_for), reason);
                 false
             }
             (State::Open { .. }, _, Sign::Alive) => {
@@ -132,6 +143,14 @@ impl Breaker {
         }
     }
 
+    /// Since when the backend has been failing; none while calls pass.
+    pub(crate) fn failing_since(&self) -> Option<Instant> {
+        match &*lock(&self.state) {
+            State::Closed { .. } => None,
+            State::Open { since, .. } => Some(*since),
+        }
+    }
+
     /// Where it stands, and while it is not closed what the backend said last.
     pub(crate) fn state(&self, now: Instant) -> (BreakerState, Option<String>) {
         match &*lock(&self.state) {
@@ -143,9 +162,9 @@ impl Breaker {
 }
 
 /// Jitter of a quarter keeps workers that lost the same database from coming back in step.
-fn open(now: Instant, delay: Duration, reason: &str) -> State {
+fn open(since: Instant, now: Instant, delay: Duration, reason: &str) -> State {
     let jitter = delay.mul_f64(0.25 * fastrand::f64());
-    State::Open { until: now + delay + jitter, delay, reason: reason.to_owned(), probing: false }
+    State::Open { since, until: now + delay + jitter, delay, reason: reason.to_owned(), probing: false }
 }
 
 #[cfg(test)]
@@ -216,6 +235,7 @@ mod tests {
         assert!(breaker.admit(later, true).is_err(), "one at a time");
         assert!(breaker.report(later, Admission::Probe, Sign::Alive));
         assert_eq!(breaker.admit(later, true), Ok(Admission::Ordinary));
+        assert_eq!(breaker.failing_since(), None);
     }
 
     #[test]
@@ -223,12 +243,14 @@ mod tests {
         let mut now = Instant::now();
         let breaker = opened(now);
 
+        let since = now;
         for expected in [2, 4, 4, 4] {
             now += 6 * SECOND;
             assert_eq!(breaker.admit(now, true), Ok(Admission::Probe));
             breaker.report(now, Admission::Probe, Sign::Away("still gone"));
             let wait = breaker.admit(now, true).expect_err("open again").retry_after;
             assert!(wait >= expected * SECOND && wait <= expected * SECOND * 5 / 4, "{wait:?}");
+            assert_eq!(breaker.failing_since(), Some(since), "all of it is one outage");
         }
     }
 

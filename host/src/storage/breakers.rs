@@ -28,6 +28,11 @@ impl Breakers {
         let (reads, writes) = (self.reads.state(now), self.writes.state(now));
         if rank(reads.0) > rank(writes.0) { reads } else { writes }
     }
+
+    /// Since when either has kept calls back.
+    pub(crate) fn failing_since(&self) -> Option<Instant> {
+        self.reads.failing_since().into_iter().chain(self.writes.failing_since()).min()
+    }
 }
 
 fn rank(state: BreakerState) -> u8 {

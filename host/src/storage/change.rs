@@ -10,9 +10,6 @@ use super::plan::{Edge, Plan};
 use super::reload::ReloadError;
 use super::tree::{CloseFailure, Node, Tree};
 
-/// The role whose content exists nowhere else.
-const FALLBACK: &str = "fallback";
-
 /// The opened backends of another tree that stand in a new one as they are.
 #[derive(Debug)]
 pub(crate) struct Carried(Vec<Option<Arc<Guard>>>);
@@ -81,13 +78,13 @@ impl Tree {
     /// The fallbacks that a plan has no place for: what one of them holds is stored nowhere else.
     pub(crate) fn dropped_fallbacks(&self, plan: &Plan) -> Vec<Arc<Guard>> {
         let is_kept = |node: &Node| {
-            let mut edges = plan.nodes.iter().flat_map(|node| &node.children).filter(|edge| edge.role == FALLBACK);
+            let mut edges = plan.nodes.iter().flat_map(|node| &node.children).filter(|edge| edge.only_copy);
             edges.any(|edge| {
                 let is_same_store = plan.identity(edge.node).is_same_store(&node.identity);
                 plan.nodes[edge.node].name == *node.guard.instance() && is_same_store
             })
         };
-        let edges = self.nodes.iter().flat_map(|node| &node.children).filter(|edge| edge.role == FALLBACK);
+        let edges = self.nodes.iter().flat_map(|node| &node.children).filter(|edge| edge.only_copy);
         let nodes = edges.map(|edge| &self.nodes[edge.node]);
         nodes.filter(|node| !is_kept(node)).map(|node| Arc::clone(&node.guard)).collect()
     }
@@ -110,6 +107,8 @@ impl Guard {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use serde_json::{Value, json};
     use storage_plugin_api::{EventStamp, State, Status};
 
@@ -158,6 +157,24 @@ mod tests {
         );
         assert!(Arc::ptr_eq(&tree.nodes[1].guard, &old.nodes[1].guard));
         assert!(Carried::from(&tree, &plan(&plugins, json!({ "x": 1 }), json!({}))).is_whole(&tree));
+    }
+
+    #[test]
+    fn a_backend_is_told_once_that_its_tree_is_in_use_and_not_before() {
+        let plugins = TestPlugins::default();
+        let old = plan(&plugins, json!({}), json!({})).open(&Metrics::new(), None, &|| false).expect("it opens");
+        let begun = |name: &str| lock(&plugins.opened)[name].begun.load(Ordering::Relaxed);
+        assert_eq!(["a", "b", "root"].map(begun), [1, 1, 1]);
+        let new = plan(&plugins, json!({ "x": 1 }), json!({}));
+        let carried = Carried::from(&old, &new);
+
+        let tree = new.open_beside(&carried, Patience::None, &Metrics::new(), None, &|| false).expect("it opens");
+
+        assert_eq!(["a", "b", "root"].map(begun), [0, 1, 0], "`b` is carried over");
+        lock(&plugins.opened)["a"].set_fault(|call| if call == "begin" { panic!("not today") } else { Ok(()) });
+        tree.begin();
+        tree.begin();
+        assert_eq!(["a", "b", "root"].map(begun), [1, 1, 1], "one that panics keeps no other from beginning");
     }
 
     #[test]

@@ -362,7 +362,8 @@ storage.backend  root                worker.toml:3
             (name.to_owned(), BackendHealth { healthy: true, reason: String::new(), details })
         };
         let backends = [backend("both", json!({ "state": "catching_up" })), backend("disk", json!({ "state": 1 }))];
-        let health = TreeHealth { healthy: true, reason: String::new(), backends: backends.into_iter().collect() };
+        let backends = backends.into_iter().collect();
+        let health = TreeHealth { healthy: true, reason: String::new(), failing_for: None, backends };
 
         let text = explanation().with_states(&health).to_text();
 

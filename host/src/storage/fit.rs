@@ -40,8 +40,12 @@ pub(crate) fn check_roles(
     }
     for role in roles.iter().filter(|role| role.required) {
         if !children.iter().any(|child| child.role == role.name) {
+            let remedy = match backend.children.0.is_empty() {
+                true => format!("add `children = {{ {} = \"…\" }}`", role.name),
+                false => format!("add `{} = \"…\"` to its `children`", role.name),
+            };
             let message = format!(
-                "`backends.{name}`: plugin `{plugin}` cannot work without a child as `{0}`; add `children = {{ {0} = \"…\" }}`",
+                "`backends.{name}`: plugin `{plugin}` cannot work without a child as `{}`; {remedy}",
                 role.name
             );
             problems.add(name, &["children"], message);
@@ -135,7 +139,7 @@ fn misfit(role: &Role, child: &ChildDescription, roles: &[Role]) -> Option<Strin
     if child.capabilities.evicting && !role.evicting {
         let caches: Vec<&str> = roles.iter().filter(|role| role.evicting).map(|role| role.name.as_str()).collect();
         let place = match &caches[..] {
-            [] => "this layer has no place for it".to_owned(),
+            [] => "name another backend".to_owned(),
             caches => format!("it can only be {}", list(caches)),
         };
         return Some(format!(

@@ -36,6 +36,8 @@ pub struct Guard {
     gate: Gate,
     breakers: Breakers,
     call_timeout: Duration,
+    /// It was told that its tree is in use.
+    begun: AtomicBool,
     closed: AtomicBool,
     meter: Meter,
 }
@@ -56,6 +58,7 @@ impl Guard {
             capabilities,
             breakers: Breakers::new(&config.breaker),
             call_timeout: config.call_timeout,
+            begun: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             meter: Meter::new(metrics, instance),
         }
@@ -82,6 +85,11 @@ impl Guard {
     #[must_use]
     pub fn breaker_state(&self) -> BreakerState {
         self.breakers.state(Instant::now()).0
+    }
+
+    /// Since when its calls have failed so often that it is left alone.
+    pub(crate) fn failing_since(&self) -> Option<Instant> {
+        self.breakers.failing_since()
     }
 
     /// The call that hangs, if one does.
@@ -234,6 +242,20 @@ impl Backend for Guard {
             }
         };
         health.with("breaker", state.as_str())
+    }
+
+    /// A second time, as for one that is carried over into another tree, changes nothing.
+    fn begin(&self, call: &Call) -> Result<()> {
+        if self.begun.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let Some(backend) = self.gate.backend() else { return Ok(()) };
+        let begun = catch_unwind(AssertUnwindSafe(|| backend.begin(call)));
+        drop_caught(backend);
+        begun.unwrap_or_else(|payload| {
+            let message = panic_message(payload);
+            Err(Error::internal(format_args!("backend `{}` panicked in `begin`: {message}", self.instance)))
+        })
     }
 
     fn flush(&self, call: &Call) -> Result<()> {

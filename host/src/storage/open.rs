@@ -130,7 +130,8 @@ pub(crate) enum Patience {
 }
 
 impl Plan {
-    /// Opens every backend, children before their layers; blocks, however long a backend is unavailable, until `stop`.
+    /// Opens every backend, children before their layers, to be used; blocks, however long a backend is unavailable, until
+    /// `stop`.
     ///
     /// What it waits for is written to `current`, for health; the opened tree is not put there.
     ///
@@ -142,10 +143,14 @@ impl Plan {
         current: Option<&Current>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Tree, OpenError> {
-        self.open_beside(&Carried::nothing(self), Patience::Endless, metrics, current, stop)
+        let tree = self.open_beside(&Carried::nothing(self), Patience::Endless, metrics, current, stop)?;
+        if !self.read_only {
+            tree.begin();
+        }
+        Ok(tree)
     }
 
-    /// Opens what is not carried over from another tree.
+    /// Opens what is not carried over from another tree. It is not in use yet: see [`Tree::begin`].
     ///
     /// # Errors
     /// When a backend cannot be opened; those that are carried over stay open.

@@ -68,6 +68,8 @@ impl Identity {
 #[derive(Clone, Debug)]
 pub(crate) struct Edge {
     pub(crate) role: String,
+    /// What the child holds may be stored nowhere else.
+    pub(crate) only_copy: bool,
     /// Where the child stands among the nodes.
     pub(crate) node: usize,
 }
@@ -200,9 +202,11 @@ impl<'a> Planner<'a> {
                 return None;
             }
         };
-        let edge = |(role, node): &(&str, Option<usize>)| Some(Edge { role: (*role).to_owned(), node: (*node)? });
+        let edge = |(role, node): &(&str, Option<usize>)| {
+            Some(Edge { role: (*role).to_owned(), only_copy: false, node: (*node)? })
+        };
         // A layer is asked only about children that are known; the problems with the others are noted already.
-        let children = children.iter().map(edge).collect::<Option<Vec<_>>>()?;
+        let mut children = children.iter().map(edge).collect::<Option<Vec<_>>>()?;
         let told: Vec<_> = children.iter().map(|edge| self.child_description(edge)).collect();
         let description = match self.ask(name, &plugin, &backend.options, told.clone()) {
             Ok(description) => description,
@@ -216,6 +220,9 @@ impl<'a> Planner<'a> {
             self.problems.add(name, &["options"], format!("`backends.{name}.options`: {problem}"));
         }
         fit::check_roles(name, backend, &description.roles, &told, &mut self.problems);
+        for edge in &mut children {
+            edge.only_copy = description.roles.iter().any(|role| role.name == edge.role && role.only_copy);
+        }
         let about = plugin.about();
         let options = backend.options.clone();
         let planned = Planned { name: name.into(), plugin, about, options, children, description };

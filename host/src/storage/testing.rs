@@ -26,6 +26,7 @@ pub(crate) struct TestBackend {
     states: Mutex<BTreeMap<String, State>>,
     fault: Mutex<Option<Fault>>,
     pub(crate) calls: AtomicU64,
+    pub(crate) begun: AtomicU64,
     pub(crate) events: Events,
     name: String,
 }
@@ -43,6 +44,7 @@ impl TestBackend {
             states: Mutex::default(),
             fault: Mutex::default(),
             calls: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
             events: Arc::clone(events),
             name: name.to_owned(),
         }
@@ -167,6 +169,11 @@ impl Backend for TestBackend {
         }
     }
 
+    fn begin(&self, _: &Call) -> Result<()> {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.enter("begin")
+    }
+
     fn flush(&self, _: &Call) -> Result<()> {
         self.note("flush");
         self.enter("flush")
@@ -272,7 +279,7 @@ impl Plugin for TestPlugin {
             "layer" => vec![
                 Role { required: true, ..role("primary") },
                 Role { evicting: true, ..role("cache") },
-                Role { durable: true, ..role("fallback") },
+                Role { durable: true, only_copy: true, ..role("fallback") },
                 Role { many: true, ..role("shadow") },
                 Role { blobs: true, ..role("blobs") },
             ],

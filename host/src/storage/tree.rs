@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::Value;
 use storage_plugin_api::{Backend, Call, Capabilities, Durability};
+use tracing::error;
 
 use super::breaker::BreakerState;
 use super::config::Config;
@@ -46,6 +47,8 @@ pub struct TreeHealth {
     pub healthy: bool,
     /// Why not, or what the operator should know; may be empty.
     pub reason: String,
+    /// How long the root has been failing, as far as its calls showed.
+    pub failing_for: Option<Duration>,
     /// Every backend by name.
     pub backends: BTreeMap<String, BackendHealth>,
 }
@@ -138,7 +141,8 @@ impl Tree {
             let health = BackendHealth { healthy: health.healthy, reason: health.reason, details: health.details };
             backends.insert(node.guard.instance().to_string(), health);
         }
-        TreeHealth { healthy, reason, backends }
+        let failing_for = self.root().failing_since().map(|since| since.elapsed());
+        TreeHealth { healthy, reason, failing_for, backends }
     }
 
     /// Names of backends and the calls that hang in them.
@@ -160,6 +164,22 @@ impl Tree {
     #[must_use]
     pub fn breakers(&self) -> Vec<(Arc<str>, BreakerState)> {
         self.nodes.iter().map(|node| (Arc::clone(node.guard.instance()), node.guard.breaker_state())).collect()
+    }
+
+    /// Tells every backend that was not told before that the tree is in use from now on. What hangs is left behind.
+    pub(crate) fn begin(&self) {
+        let limit = self.config.call_timeout;
+        let guards: Vec<Arc<Guard>> = self.guards().map(Arc::clone).collect();
+        let work = move || {
+            for guard in guards {
+                if let Err(error) = guard.begin(&Call::with_budget(limit)) {
+                    error!(backend = %guard.instance(), %error, "storage.not_begun");
+                }
+            }
+        };
+        if let Err(missed) = within("begin", limit + GRACE, &|| false, work, drop) {
+            error!(?missed, "storage.not_begun");
+        }
     }
 
     /// Flushes, closes and drops every backend, layers before those below them. Blocks at most for the budget.

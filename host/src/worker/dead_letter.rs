@@ -1,7 +1,7 @@
 //! Keeps events that will not be tried again: as letters, durable before the delivery is acknowledged.
 //!
-//! A disk that is full holds the delivery back: the letter keeps its room in the budget, and is tried again. What is a
-//! letter already is not written; its keeper is told. What can be done with letters is in `letters`.
+//! A disk that is full, or a Redis that is away, holds the delivery back: the letter keeps its room in the budget, and is
+//! tried again. What is a letter already is not written; its keeper is told. What can be done with letters is in `letters`.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,14 +14,13 @@ use super::counters::Counters;
 use super::queue::{Budget, Held};
 use super::taken::Origin;
 use crate::event::identity::Identity;
-use crate::letters::config::DeadLettersConfig;
 use crate::letters::line::letter_text;
-use crate::letters::{Letter, LetterState, Log, id_of};
+use crate::letters::{Destination, Letter, LetterState, Log, id_of};
 use crate::source::Token;
 
 /// At most so many letters are written and synced together.
 const BATCH_LETTERS: usize = 256;
-/// How long to wait before a file that failed is tried again.
+/// How long to wait before what failed is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// An event that will not be tried again by itself.
@@ -125,10 +124,10 @@ impl Postbox {
     }
 }
 
-/// The thread that writes the file.
+/// The thread that writes them.
 #[derive(Debug)]
 pub(super) struct Writer {
-    pub(super) config: DeadLettersConfig,
+    pub(super) destination: Destination,
     pub(super) postbox: Arc<Postbox>,
     pub(super) budget: Arc<Budget>,
     pub(super) acknowledge: Arc<Acknowledge>,
@@ -138,11 +137,11 @@ pub(super) struct Writer {
 impl Writer {
     /// Writes until the postbox is closed and empty.
     pub(super) fn run(self) {
-        let mut log = Log::new(&self.config);
+        let mut log = self.destination.open();
         // Tried before there is a letter, so that the operator learns early of a place that cannot be written.
         if let Err(error) = log.prepare() {
-            let path = self.config.path.display();
-            warn!(%path, %error, "cannot open the dead-letter file; make it writable, or set `dead_letters.path`");
+            let (destination, remedy) = (&self.destination, self.destination.remedy());
+            warn!(%destination, %error, remedy, "dead letters could not be written, if there were any");
         }
         loop {
             let letters = self.postbox.take();
@@ -171,20 +170,20 @@ impl Writer {
             match log.append(lines) {
                 Ok(dropped) => {
                     if failures > 0 {
-                        info!(path = %self.config.path.display(), count, "dead letters are written again");
+                        info!(destination = %self.destination, count, "dead letters are written again");
                     }
                     if dropped > 0 {
-                        let path = self.config.path.display();
                         self.counters.dead_letters_dropped(dropped);
-                        warn!(%path, dropped, "the dead-letter file is full, the oldest letters were dropped");
+                        let destination = &self.destination;
+                        warn!(%destination, dropped, "`dead_letters.max_bytes` is reached, the oldest letters were dropped");
                     }
                     return true;
                 }
                 Err(error) => {
                     failures += 1;
                     if failures.is_power_of_two() {
-                        let path = self.config.path.display();
-                        error!(%path, %error, held = count, "cannot write dead letters, they are held; free the disk");
+                        let (destination, remedy) = (&self.destination, self.destination.remedy());
+                        error!(%destination, %error, held = count, remedy, "cannot write dead letters, they are held");
                     }
                     if !self.postbox.pause(RETRY_AFTER) {
                         return false;

@@ -25,6 +25,7 @@ mod status;
 mod taken;
 #[cfg(test)]
 mod test_kit;
+mod troubles;
 mod watch;
 
 use std::io;
@@ -49,10 +50,12 @@ pub use self::served::Served;
 use self::served::Slot;
 use self::spent::Spent;
 pub use self::status::{SourceStatus, Status};
+pub use self::troubles::Since;
+use self::troubles::Troubles;
 use self::watch::Watch;
 use crate::event::decode::Limits;
 use crate::event::row::EventRows;
-use crate::letters::config::DeadLettersConfig;
+use crate::letters::Destination;
 use crate::source::redis_client::RedisClient;
 use crate::source::{Control, Source, now as source_now};
 use crate::telemetry::metrics::Metrics;
@@ -70,7 +73,7 @@ pub struct Parts {
     /// Where confirmations go.
     pub redis: RedisClient,
     /// Where dead letters go.
-    pub dead_letters: DeadLettersConfig,
+    pub dead_letters: Destination,
     /// Where everything is counted.
     pub metrics: Metrics,
 }
@@ -94,6 +97,7 @@ struct Shared {
     spent: Spent,
     acknowledge: Arc<Acknowledge>,
     counters: Arc<Counters>,
+    troubles: Troubles,
 }
 
 /// A running worker. It runs until it is drained; dropped without that, its threads go on until the process ends.
@@ -160,6 +164,7 @@ impl Worker {
             spent: Spent::default(),
             acknowledge,
             counters: Arc::new(Counters::new(metrics)),
+            troubles: Troubles::default(),
         });
         let lanes: Vec<_> = (0..config.lanes.min(parallel_calls).max(1)).map(|_| Arc::new(LaneState::new())).collect();
         let (tell, died) = mpsc::channel(1);
@@ -291,7 +296,7 @@ fn show_generation(metrics: &Metrics, generation: u64) {
 fn start_tail(
     shared: &Arc<Shared>,
     redis: RedisClient,
-    dead_letters: DeadLettersConfig,
+    dead_letters: Destination,
     tail: &Running,
     runtime: &Handle,
 ) -> io::Result<()> {
@@ -303,7 +308,7 @@ fn start_tail(
     };
     tail.spawn_async("confirmer", confirmer.run(), runtime);
     let writer = Writer {
-        config: dead_letters,
+        destination: dead_letters,
         postbox: Arc::clone(&shared.postbox),
         budget: Arc::clone(&shared.budget),
         acknowledge: Arc::clone(&shared.acknowledge),

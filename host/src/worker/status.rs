@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use storage_plugin_api::Error;
 
-use super::Worker;
+use super::{Since, Worker};
 use crate::source::{self, now};
 
 /// How a worker is.
@@ -40,6 +40,8 @@ pub struct Status {
     pub stuck_lanes: Vec<usize>,
     /// Lanes that wait for their next attempt, and why.
     pub retrying_lanes: Vec<(usize, Error)>,
+    /// Since when what is wrong is wrong.
+    pub troubles: Since,
     /// The generation of the storage tree.
     pub generation: u64,
     /// The sources.
@@ -86,6 +88,7 @@ impl Status {
             lanes: worker.lanes.len(),
             stuck_lanes: lanes().filter(|(_, lane)| lane.is_stuck()).map(|(index, _)| index).collect(),
             retrying_lanes: lanes().filter_map(|(index, lane)| Some((index, lane.retrying()?))).collect(),
+            troubles: shared.troubles.since(),
             generation: shared.slot.current().generation,
             sources: (worker.sources.iter())
                 .map(|(name, control)| SourceStatus { name, status: control.status() })

@@ -1,14 +1,17 @@
-//! Looks at the worker twice a second: logs when a lane gets stuck or free, and sets the gauges.
+//! Looks at the worker twice a second: logs when a lane gets stuck or free, sets the gauges, and notes since when what is
+//! wrong is wrong.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use storage_plugin_api::ErrorKind;
 use tokio::sync::mpsc;
 use tokio::time::interval;
 use tracing::{error, info};
 
 use super::lane::LaneState;
+use super::troubles::Seen;
 use super::{Shared, source_now};
 use crate::journal;
 use crate::source::{Control, StreamStatus};
@@ -92,7 +95,15 @@ impl Watch {
         let overruns = statuses.iter().map(|status| status.overruns).sum();
         metrics.redis_overruns.inc_by(overruns - self.overruns);
         self.overruns = overruns;
-        statuses.iter().filter_map(|status| status.journal.as_ref()).for_each(|journal| self.show_journal(journal));
+        let journals = || statuses.iter().filter_map(|status| status.journal.as_ref());
+        let seen = Seen {
+            redis_is_away: !connected,
+            journal_is_blocked: journals().any(|journal| journal.problem.is_some()),
+            storage_is_away: self.lanes.iter().filter_map(|lane| lane.retrying()).any(|error| is_outage(error.kind)),
+            stored: self.shared.counters.processed.get(),
+        };
+        self.shared.troubles.note(Instant::now(), seen);
+        journals().for_each(|journal| self.show_journal(journal));
         statuses.iter().flat_map(|status| &status.streams).for_each(|stream| self.show_stream(stream));
     }
 
@@ -129,6 +140,14 @@ impl Watch {
                 metrics.stream_lag.remove(&label());
             }
         }
+    }
+}
+
+/// Whether an error is of the backend and not of an event.
+fn is_outage(kind: ErrorKind) -> bool {
+    match kind {
+        ErrorKind::Unavailable | ErrorKind::Overloaded | ErrorKind::Configuration => true,
+        ErrorKind::InvalidItem | ErrorKind::Internal => false,
     }
 }
 

@@ -182,8 +182,11 @@ impl<'a> Trial<'a> {
     }
 }
 
+/// Opens an instance and has it begin, as a worker does.
 pub(super) fn open(place: &dyn Place) -> Result<Opened, Unmet> {
-    Ok(Opened { backend: call_ok("open", place.open())?, is_open: true, place: None })
+    let opened = Opened { backend: call_ok("open", place.open())?, is_open: true, place: None };
+    call_ok("begin", opened.begin(&call()))?;
+    Ok(opened)
 }
 
 pub(super) fn call() -> Call {

@@ -39,8 +39,8 @@ pub struct Body {
 #[derive(Clone, Debug)]
 enum Content {
     Text(Arc<str>),
-    /// The reference and its canonical JSON, which is how it is lent to a backend.
-    Reference(Arc<(Reference, String)>),
+    /// The reference and its canonical JSON, which is how it is lent to a backend; made when it is first asked for.
+    Reference(Arc<(Reference, OnceLock<String>)>),
 }
 
 impl Body {
@@ -60,9 +60,7 @@ impl Body {
     #[must_use]
     pub fn reference(reference: Reference) -> Self {
         let hash = OnceLock::from(Box::new(reference.sha256));
-        // The fields are declared in the order of their names, so serde writes them sorted.
-        let json = serde_json::to_string(&reference).expect("a reference has only text and numbers");
-        Self { content: Content::Reference(Arc::new((reference, json))), hash }
+        Self { content: Content::Reference(Arc::new((reference, OnceLock::new()))), hash }
     }
 
     /// The text, if it is here.
@@ -88,7 +86,12 @@ impl Body {
     pub fn reference_json(&self) -> Option<&str> {
         match &self.content {
             Content::Text(_) => None,
-            Content::Reference(reference) => Some(&reference.1),
+            Content::Reference(reference) => {
+                let (reference, json) = &**reference;
+                // The fields are declared in the order of their names, so serde writes them sorted.
+                let write = || serde_json::to_string(reference).expect("a reference has only text and numbers");
+                Some(json.get_or_init(write))
+            }
         }
     }
 

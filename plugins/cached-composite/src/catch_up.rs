@@ -3,18 +3,17 @@
 //! Each state is deleted from the fallback only if its digest is still the one that was merged, after the cache has it,
 //! too. A crash at any point leaves what was not deleted, which is merged again; that changes nothing.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use storage_plugin_api::{
-    Call, Delete, Deleted, Error, ErrorKind, Fields, Found, Hash, Item, Order, Outcome, Query, Result, State,
-    with_items,
+    Call, Delete, Deleted, Error, ErrorKind, Fields, Found, Hash, Order, Outcome, Query, Result, State, with_items,
 };
 use tracing::{error, info, warn};
 
 use crate::composite::{Fallback, Layer};
-use crate::lock;
 use crate::primary::unavailable;
+use crate::signal::Ended;
 
 /// About how many characters of bodies go through memory at once.
 const BATCH_CHARACTERS: u64 = 4 * 1024 * 1024;
@@ -30,29 +29,13 @@ const LOGGED: u64 = 3;
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// How the thread is told to stop or go on, and what it tells.
-#[derive(Debug, Default)]
-pub(crate) struct Signal {
-    state: Mutex<SignalState>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct SignalState {
-    is_stopped: bool,
-    is_woken: bool,
-    has_ended: bool,
-    /// Evaluations that the primary did not take when they were last tried, for other reasons than being away.
-    refused: u64,
-}
-
 /// What came of one way through the fallback.
 enum Pass {
     /// It holds nothing.
     Empty,
     /// All was tried; so many were refused, so many left it.
     Through { moved: u64, refused: u64 },
-    /// A child is away, or another instance catches up.
+    /// A child is away, or it is another instance that catches up.
     Later(Duration),
     /// It shall stop.
     Stopped,
@@ -68,13 +51,16 @@ struct Moved {
 /// Catches up until it is told to stop.
 pub(crate) fn run(layer: &Layer) {
     let Some(fallback) = &layer.fallback else { return };
-    let _ended = Ended(&fallback.signal);
+    let _ended = Ended::of(&fallback.signal);
     // After a failure one evaluation finds out whether the primary is back.
     let mut limit = layer.options.catch_up_batch;
     let (mut total, mut began) = (0, Instant::now());
     loop {
         let is_empty = fallback.holding.is_empty();
-        let (pause, is_idle) = match pass(layer, fallback, limit, &mut total) {
+        let passed = catch_unwind(AssertUnwindSafe(|| pass(layer, fallback, limit, &mut total)));
+        fallback.signal.set_panicked(passed.is_err());
+        // The panic is in the log already.
+        let (pause, is_idle) = match passed.unwrap_or(Pass::Later(LONGEST_PAUSE)) {
             Pass::Empty => {
                 if total > 0 {
                     info!(fallback = %fallback.name, evaluations = total, seconds = began.elapsed().as_secs_f64(), "caught up");
@@ -131,11 +117,13 @@ impl Layer {
     }
 }
 
-/// Goes once through the fallback.
+/// Goes once through the fallback. After a failure it begins with one evaluation, then takes more and more, so that
+/// one that fails is found and passed by.
 fn pass(layer: &Layer, fallback: &Fallback, mut limit: usize, total: &mut u64) -> Pass {
     let Some(_owner) = fallback.holding.own() else { return Pass::Later(PAUSE) };
     let look = fallback.holding.look();
     let mut sum = Moved::default();
+    let mut doubtful: Option<(String, Error)> = None;
     let (mut cursor, mut is_empty) = (None, true);
     loop {
         let page = match fallback.child.backend.list(&Call::with_budget(CALL_BUDGET), &query(limit, cursor)) {
@@ -147,7 +135,11 @@ fn pass(layer: &Layer, fallback: &Fallback, mut limit: usize, total: &mut u64) -
             if fallback.signal.is_stopped() {
                 return Pass::Stopped;
             }
-            match move_batch(layer, fallback, &batch) {
+            // Another instance goes on.
+            if !fallback.holding.may_move() {
+                return Pass::Later(PAUSE);
+            }
+            match move_some(layer, fallback, &batch) {
                 Ok(moved) => {
                     if moved.moved > 0 && *total == 0 {
                         info!(fallback = %fallback.name, primary = layer.primary.child.name, "catching up");
@@ -155,16 +147,29 @@ fn pass(layer: &Layer, fallback: &Fallback, mut limit: usize, total: &mut u64) -
                     *total += moved.moved;
                     sum.moved += moved.moved;
                     sum.refused += moved.refused;
+                    // The primary is there, and away for that one alone.
+                    if let Some((id, error)) = doubtful.take_if(|_| moved.moved > 0) {
+                        refused(layer, fallback, &id, &error, &mut sum);
+                    }
+                }
+                // It may be this one that is too much for the primary; the next one tells.
+                Err(error) if batch.len() == 1 && doubtful.is_none() => {
+                    doubtful = Some((batch[0].to_owned(), error));
                 }
                 Err(error) => return later(&layer.primary.child.name, &error),
             }
         }
-        // The first batch passed, so the primary is back.
-        limit = layer.options.catch_up_batch;
+        limit = match doubtful {
+            Some(_) => 1,
+            None => (limit * 2).min(layer.options.catch_up_batch),
+        };
         cursor = page.cursor;
         if cursor.is_none() {
             break;
         }
+    }
+    if let Some((_, error)) = doubtful {
+        return later(&layer.primary.child.name, &error);
     }
     fallback.signal.set_refused(sum.refused);
     match (is_empty, look) {
@@ -212,7 +217,42 @@ fn body_characters(state: &State) -> u64 {
     state.registers().iter().filter_map(|register| register.value.as_body()).map(|body| body.characters()).sum()
 }
 
-/// Moves the states of some ids. An error means that a child is away; the rest is then left for later.
+/// Moves the states of some ids, alone where they fail together. An error means that a child is away; the rest is then
+/// left for later.
+fn move_some(layer: &Layer, fallback: &Fallback, ids: &[&str]) -> Result<Moved> {
+    let failed = match move_caught(layer, fallback, ids) {
+        Err(error) if !is_outage(&error) => error,
+        moved => return moved,
+    };
+    let mut sum = Moved::default();
+    if let [id] = ids {
+        refused(layer, fallback, id, &failed, &mut sum);
+        return Ok(sum);
+    }
+    for id in ids {
+        match move_caught(layer, fallback, &[id]) {
+            Ok(moved) => {
+                sum.moved += moved.moved;
+                sum.refused += moved.refused;
+            }
+            Err(error) if is_outage(&error) => return Err(error),
+            Err(error) => refused(layer, fallback, id, &error, &mut sum),
+        }
+    }
+    Ok(sum)
+}
+
+fn move_caught(layer: &Layer, fallback: &Fallback, ids: &[&str]) -> Result<Moved> {
+    let panicked = |_| Err(Error::internal("merging it back panicked"));
+    catch_unwind(AssertUnwindSafe(|| move_batch(layer, fallback, ids))).unwrap_or_else(panicked)
+}
+
+/// True for a failure of a whole call that says nothing of its items.
+fn is_outage(error: &Error) -> bool {
+    is_passing(error) || error.kind == ErrorKind::Configuration
+}
+
+/// Moves the states of some ids in one call of each child.
 fn move_batch(layer: &Layer, fallback: &Fallback, ids: &[&str]) -> Result<Moved> {
     let call = Call::with_budget(CALL_BUDGET);
     // A delete that comes meanwhile waits, so that what it deletes is not merged back.
@@ -238,7 +278,7 @@ fn move_batch(layer: &Layer, fallback: &Fallback, ids: &[&str]) -> Result<Moved>
         for ((item, (id, state)), answer) in items.iter().zip(&held).zip(&answers) {
             match &answer.outcome {
                 Outcome::Rejected(error) if is_passing(error) => away = Some(error.clone()),
-                Outcome::Rejected(error) => refused(layer, fallback, item, error, &mut moved),
+                Outcome::Rejected(error) => refused(layer, fallback, item.id(), error, &mut moved),
                 _ if !layer.primary.is_kept(answer.durability) => moved.refused += 1,
                 _ => taken.push((*id, state.digest())),
             }
@@ -246,6 +286,10 @@ fn move_batch(layer: &Layer, fallback: &Fallback, ids: &[&str]) -> Result<Moved>
         debug_assert!(answers.iter().all(|answer| unavailable(answer).is_none()) || away.is_some());
         Ok(taken)
     })?;
+    // Once another instance has begun, what is accepted is for its primary, and it may be in what was read above.
+    if !fallback.holding.may_move() {
+        return Ok(moved);
+    }
     let items: Vec<Delete<'_>> = taken.iter().map(|(id, digest)| Delete { id, digest: Some(digest) }).collect();
     if !items.is_empty() {
         for answer in fallback.child.backend.delete(&call, &items)? {
@@ -267,69 +311,17 @@ fn is_passing(error: &Error) -> bool {
 }
 
 /// What the primary does not take stays in the fallback, where reads find it.
-fn refused(layer: &Layer, fallback: &Fallback, item: &Item<'_>, cause: &Error, moved: &mut Moved) {
+fn refused(layer: &Layer, fallback: &Fallback, id: &str, cause: &Error, moved: &mut Moved) {
     moved.refused += 1;
     layer.host.count("refused", 1);
     if moved.refused > LOGGED {
         return;
     }
     error!(
-        id = item.id(),
+        id,
         primary = layer.primary.child.name,
         fallback = %fallback.name,
         error = %cause,
         "primary refuses what the fallback holds; it stays there and is tried again, see to the reason or delete it"
     );
-}
-
-impl Signal {
-    pub(crate) fn stop(&self) {
-        lock(&self.state).is_stopped = true;
-        self.changed.notify_all();
-    }
-
-    /// The fallback holds something new.
-    pub(crate) fn wake(&self) {
-        lock(&self.state).is_woken = true;
-        self.changed.notify_all();
-    }
-
-    /// Evaluations that the primary refuses.
-    pub(crate) fn refused(&self) -> u64 {
-        lock(&self.state).refused
-    }
-
-    /// Waits until the thread has ended; false if the deadline comes first.
-    pub(crate) fn wait_for_end(&self, deadline: Instant) -> bool {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let state = self.changed.wait_timeout_while(lock(&self.state), left, |state| !state.has_ended);
-        state.unwrap_or_else(PoisonError::into_inner).0.has_ended
-    }
-
-    fn set_refused(&self, refused: u64) {
-        lock(&self.state).refused = refused;
-    }
-
-    fn is_stopped(&self) -> bool {
-        lock(&self.state).is_stopped
-    }
-
-    /// Waits so long, or where there is nothing else to do until it is woken. True if it shall stop.
-    fn wait(&self, pause: Duration, is_idle: bool) -> bool {
-        let goes_on = |state: &mut SignalState| !(state.is_stopped || is_idle && state.is_woken);
-        let waited = self.changed.wait_timeout_while(lock(&self.state), pause, goes_on);
-        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        state.is_woken = false;
-        state.is_stopped
-    }
-}
-
-/// Tells that the thread has ended, however it did.
-struct Ended<'a>(&'a Signal);
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        lock(&self.0.state).has_ended = true;
-        self.0.changed.notify_all();
-    }
 }

@@ -14,10 +14,10 @@ use storage_plugin_api::{
 use tracing::error;
 
 use crate::cache::Cache;
-use crate::catch_up::{self, Signal};
 use crate::holding::Holding;
 use crate::primary::Primary;
-use crate::{Options, lock, role};
+use crate::signal::Signal;
+use crate::{Options, catch_up, lock, role};
 
 /// How long an opening may spend on finding out whether the fallback is empty.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
@@ -75,19 +75,12 @@ impl OpenBackend for CachedComposite {
             host: host.clone(),
             options,
         });
-        let mut catching_up = None;
         if let Some(fallback) = &layer.fallback {
             let budget = opening.deadline.saturating_duration_since(std::time::Instant::now()) / 2;
             layer.look_at(fallback, &Call::with_budget(budget.min(FIRST_LOOK)));
-            if !opening.read_only {
-                let with_thread = Arc::clone(&layer);
-                let thread = host.spawn("composite-catch-up", move || catch_up::run(&with_thread));
-                let failed = |cause| Error::unavailable(format_args!("cannot start a thread: {cause}"));
-                catching_up = Some(thread.map_err(failed)?);
-            }
         }
         layer.gauge_holding();
-        Ok(Self { layer, catching_up: Mutex::new(catching_up) })
+        Ok(Self { layer, catching_up: Mutex::default() })
     }
 }
 
@@ -114,6 +107,18 @@ impl Backend for CachedComposite {
 
     fn health(&self) -> Health {
         self.layer.health()
+    }
+
+    /// From now on this instance catches up, and no longer one that it takes the place of.
+    fn begin(&self, _: &Call) -> Result<()> {
+        let mut catching_up = lock(&self.catching_up);
+        let Some(fallback) = self.layer.fallback.as_ref().filter(|_| catching_up.is_none()) else { return Ok(()) };
+        fallback.holding.begin();
+        let layer = Arc::clone(&self.layer);
+        let thread = self.layer.host.spawn("composite-catch-up", move || catch_up::run(&layer));
+        let failed = |cause| Error::unavailable(format_args!("cannot start the thread that catches up: {cause}"));
+        *catching_up = Some(thread.map_err(failed)?);
+        Ok(())
     }
 
     fn flush(&self, call: &Call) -> Result<()> {
@@ -193,31 +198,13 @@ impl Layer {
 
     fn health(&self) -> Health {
         let away = self.primary.away();
-        let primary = &self.primary.child;
         let state = match (&away, self.may_hold()) {
             (Some(_), _) if self.fallback.is_some() => "fallback",
             (Some(_), _) => "unavailable",
             (None, true) => "catching_up",
             (None, false) => "primary",
         };
-        let mut health = match (&away, &self.fallback) {
-            (Some(reason), Some(fallback)) => {
-                let of_fallback = fallback.child.backend.health();
-                let reason = format!("`{}` is unavailable ({reason}); merges go to `{}`", primary.name, fallback.name);
-                match of_fallback.healthy {
-                    true => Health { reason, ..Health::healthy() },
-                    false => Health::unhealthy(format!("{reason}, which is not well either: {}", of_fallback.reason)),
-                }
-            }
-            _ => {
-                let of_primary = primary.backend.health();
-                if let Some(fallback) = self.fallback.as_ref().filter(|_| !of_primary.healthy) {
-                    // Finds out whether it is away, which the fallback would make up for.
-                    fallback.signal.wake();
-                }
-                Health { healthy: of_primary.healthy, reason: of_primary.reason, ..Health::default() }
-            }
-        };
+        let mut health = self.can_work(away.as_deref());
         health = health.with("state", state);
         if let Some(fallback) = &self.fallback {
             health = health.with("fallback_held", fallback.holding.held());
@@ -225,11 +212,41 @@ impl Layer {
             if refused > 0 {
                 health = health.with("refused_by_primary", refused);
             }
+            if fallback.signal.has_panicked() {
+                let reason =
+                    format!("merging `{}` back panicked and is tried again, see the log and report it", fallback.name);
+                health.reason =
+                    [std::mem::take(&mut health.reason), reason].join("; ").trim_start_matches("; ").to_owned();
+            }
         }
         if let Some(cache) = &self.cache {
             let (hits, misses) = cache.figures();
             health = health.with("cache_hits", hits).with("cache_misses", misses);
         }
         health
+    }
+
+    /// Whether it can do its work, with a primary that is known to be away for this reason.
+    fn can_work(&self, away: Option<&str>) -> Health {
+        let primary = &self.primary.child;
+        let (trouble, when) = match (away, &self.fallback) {
+            (Some(reason), Some(_)) => (format!("`{}` is unavailable ({reason})", primary.name), ""),
+            (_, fallback) => {
+                let of_primary = primary.backend.health();
+                let Some(fallback) = fallback.as_ref().filter(|_| !of_primary.healthy) else {
+                    return Health { healthy: of_primary.healthy, reason: of_primary.reason, ..Health::default() };
+                };
+                // Finds out whether it is away, which only a call can tell.
+                fallback.signal.wake();
+                (format!("`{}` is not well ({})", primary.name, of_primary.reason), "while it is unavailable ")
+            }
+        };
+        let Some(fallback) = &self.fallback else { return Health::unhealthy(trouble) };
+        let of_fallback = fallback.child.backend.health();
+        let reason = format!("{trouble}; {when}merges go to `{}`", fallback.name);
+        match of_fallback.healthy {
+            true => Health { reason, ..Health::healthy() },
+            false => Health::unhealthy(format!("{reason}, which is not well either: {}", of_fallback.reason)),
+        }
     }
 }

@@ -21,6 +21,8 @@ struct Traffic {
     /// Merges to the fallback that have begun.
     begun: AtomicU64,
     under_way: AtomicUsize,
+    /// How many instances have begun, and so the number of the last one, which alone catches up.
+    instances: AtomicU64,
     /// Somebody catches up.
     is_owned: AtomicBool,
     /// Ids that are moved to the primary or deleted.
@@ -33,6 +35,8 @@ struct Traffic {
 #[derive(Debug)]
 pub(crate) struct Holding {
     traffic: Arc<Traffic>,
+    /// The number of this instance among those that have begun; 0 before.
+    number: AtomicU64,
     /// How many merges had begun when it was last seen empty.
     empty_at: AtomicU64,
     /// About how many evaluations it holds.
@@ -55,7 +59,22 @@ pub(crate) struct Owner<'a>(&'a Traffic);
 
 impl Holding {
     pub(crate) fn of(fallback: &str) -> Self {
-        Self { traffic: TRAFFIC.get(fallback), empty_at: AtomicU64::new(NEVER), held: AtomicI64::new(0) }
+        Self {
+            traffic: TRAFFIC.get(fallback),
+            number: AtomicU64::new(0),
+            empty_at: AtomicU64::new(NEVER),
+            held: AtomicI64::new(0),
+        }
+    }
+
+    /// From now on this instance may catch up, and none that began before it.
+    pub(crate) fn begin(&self) {
+        self.number.store(self.traffic.instances.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+    }
+
+    /// True while no other instance has begun after this one.
+    pub(crate) fn may_move(&self) -> bool {
+        self.number.load(Ordering::SeqCst) == self.traffic.instances.load(Ordering::SeqCst)
     }
 
     /// True if everything that was accepted before this is asked has left the fallback.
@@ -86,8 +105,11 @@ impl Holding {
         }
     }
 
-    /// The right to catch up; none if another instance has it.
+    /// The right to catch up; none if it is another instance's, or one before has a batch under way.
     pub(crate) fn own(&self) -> Option<Owner<'_>> {
+        if !self.may_move() {
+            return None;
+        }
         let was_owned = self.traffic.is_owned.swap(true, Ordering::AcqRel);
         (!was_owned).then(|| Owner(&self.traffic))
     }
@@ -158,16 +180,28 @@ mod tests {
     }
 
     #[test]
-    fn another_instance_over_the_same_fallback_is_seen_and_one_of_both_catches_up() {
+    fn another_instance_over_the_same_fallback_is_seen() {
         let (old, new) = (Holding::of("of two"), Holding::of("of two"));
         looked_empty(&new);
 
         drop(old.begin_merge());
 
         assert!(!new.is_empty());
+    }
+
+    #[test]
+    fn the_last_instance_that_has_begun_catches_up_once_the_one_before_has_stopped() {
+        let (old, new) = (Holding::of("of three"), Holding::of("of three"));
+        old.begin();
         let owner = old.own().expect("nobody else has it");
-        assert!(new.own().is_none());
+        assert!(new.own().is_none(), "it has not begun");
+
+        new.begin();
+
+        assert!(!old.may_move() && new.may_move());
+        assert!(new.own().is_none(), "the old one is still at it");
         drop(owner);
+        assert!(old.own().is_none());
         assert!(new.own().is_some());
     }
 }

@@ -38,8 +38,9 @@
 //!
 //! # Who is kept apart
 //! The thread that catches up and a delete exclude each other by id, so that what was deleted is not merged back in. Two
-//! instances over the same children, as during a change of the configuration, share claims and epoch, and one of them at
-//! a time catches up (`shared.rs`).
+//! instances over the same children, as during a change of the configuration, share claims and epoch (`shared.rs`). The
+//! last one that was told to begin catches up, and no other: what was accepted for a new primary does not go to the old
+//! one, and nothing goes to a new one that is given up again (`holding.rs`).
 
 mod cache;
 mod catch_up;
@@ -53,6 +54,7 @@ mod options;
 mod primary;
 mod reads;
 mod shared;
+mod signal;
 #[cfg(test)]
 mod tests;
 mod writes;

@@ -93,7 +93,7 @@ fn roles() -> Vec<Role> {
     vec![
         Role { evicting: true, ..role(role::CACHE) },
         Role { required: true, ..role(role::PRIMARY) },
-        Role { durable: true, ..role(role::FALLBACK) },
+        Role { durable: true, only_copy: true, ..role(role::FALLBACK) },
     ]
 }
 

@@ -2,6 +2,7 @@
 //!
 //! `writes.rs` has the calls that change something, `follow.rs` is the thread of a shadow.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -22,6 +23,10 @@ use crate::{Options, follow, lock, role};
 /// A primary, and shadows that have what it has.
 pub struct Mirror {
     layer: Arc<Layer>,
+    /// Its name in the configuration.
+    instance: String,
+    /// Shadows are followed for.
+    begun: AtomicBool,
 }
 
 /// The children and what is known of them.
@@ -60,20 +65,16 @@ impl OpenBackend for Mirror {
         let shadows = shadows.into_iter().map(|child| Shadow::new(child, &options)).collect();
         let (host, told) = (opening.host, Mutex::default());
         let layer = Arc::new(Layer { host, options, primary, shadows, turns: Turns::default(), told });
-        let mirror = Self { layer };
-        if mirror.layer.options.ack == Ack::Primary && !opening.read_only {
-            mirror.follow(&opening.instance)?;
-        }
-        Ok(mirror)
+        Ok(Self { layer, instance: opening.instance, begun: AtomicBool::new(false) })
     }
 }
 
 impl Mirror {
     /// Starts a thread for each shadow. They end when this is dropped.
-    fn follow(&self, instance: &str) -> Result<()> {
+    fn follow(&self) -> Result<()> {
         for (number, shadow) in self.layer.shadows.iter().enumerate() {
             let layer = Arc::clone(&self.layer);
-            let place = Place::take(instance, &layer.primary.name, &shadow.child.name);
+            let place = Place::take(&self.instance, &layer.primary.name, &shadow.child.name);
             let queue = &shadow.queue;
             queue.began();
             self.layer
@@ -111,6 +112,12 @@ impl Backend for Mirror {
 
     fn health(&self) -> Health {
         self.layer.health()
+    }
+
+    /// What it then still owes a shadow may be taken over from another instance, and brought there.
+    fn begin(&self, _: &Call) -> Result<()> {
+        let follows = self.layer.options.ack == Ack::Primary;
+        if follows && !self.begun.swap(true, Ordering::AcqRel) { self.follow() } else { Ok(()) }
     }
 
     fn flush(&self, call: &Call) -> Result<()> {

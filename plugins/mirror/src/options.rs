@@ -110,14 +110,7 @@ impl Options {
 }
 
 fn roles() -> Vec<Role> {
-    let role = |name: &str, many| Role {
-        name: name.to_owned(),
-        required: true,
-        many,
-        evicting: false,
-        durable: false,
-        blobs: false,
-    };
+    let role = |name: &str, many| Role { name: name.to_owned(), required: true, many, ..Role::default() };
     vec![role(role::PRIMARY, false), role(role::SHADOW, true)]
 }
 

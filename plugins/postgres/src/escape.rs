@@ -21,6 +21,14 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// As [`escape`], of a text that is not needed any more.
+pub(crate) fn escaped(text: String) -> String {
+    match needs_escape(&text) {
+        true => changed(&text),
+        false => text,
+    }
+}
+
 fn changed(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 16);
     for character in text.chars() {
@@ -104,6 +112,7 @@ mod tests {
         #[test]
         fn what_was_changed_comes_back(text in "[a\\x00\\x1a0é]{0,20}") {
             let kept = escape(&text);
+            prop_assert_eq!(&*kept, escaped(text.clone()));
 
             prop_assert!(!needs_escape(&kept));
             prop_assert_eq!(unescape(&escape_key(&text)), text.clone());

@@ -1,6 +1,6 @@
 //! Joins the items of one id into what is stored of it, in memory: the SDK's merge, and what became of each item.
 
-use storage_plugin_api::{Item, Outcome, Record, RegisterRef, State, Status, ValueKind};
+use storage_plugin_api::{Item, Outcome, Record, Register, RegisterRef, State, Status, ValueKind, names};
 
 use crate::state_form::is_stored;
 
@@ -31,6 +31,8 @@ pub(crate) fn groups<'a>(batch: &'a [Item<'a>]) -> Vec<Group<'a>> {
 #[derive(Debug)]
 pub(crate) struct Joined {
     pub(crate) state: State,
+    /// Of what was stored: what decides which bodies and lines of the history have to be written. None if nothing was.
+    pub(crate) before: Option<State>,
     /// For each item: what happened, and the status afterwards.
     pub(crate) outcomes: Vec<(Outcome, Option<Status>)>,
     /// There is something to write.
@@ -38,13 +40,14 @@ pub(crate) struct Joined {
 }
 
 /// Joins the items of a group into what is stored, if anything is.
-pub(crate) fn join(stored: Option<&State>, group: &Group<'_>) -> Joined {
-    let mut state = stored.cloned().unwrap_or_default();
+pub(crate) fn join(stored: Option<State>, group: &Group<'_>) -> Joined {
+    let before = stored.as_ref().map(outline);
+    let mut state = stored.unwrap_or_default();
     let mut outcomes = Vec::with_capacity(group.items.len());
     let mut is_changed = false;
-    let mut exists = stored.is_some();
+    let mut exists = before.is_some();
     for (_, item) in &group.items {
-        let changed = merge(&mut state, item, stored.is_some());
+        let changed = merge(&mut state, item, before.is_some());
         is_changed |= changed;
         let outcome = match (changed, exists) {
             (false, _) => Outcome::Unchanged,
@@ -54,7 +57,20 @@ pub(crate) fn join(stored: Option<&State>, group: &Group<'_>) -> Joined {
         exists |= changed;
         outcomes.push((outcome, Record::status_of(&state)));
     }
-    Joined { state, outcomes, is_changed }
+    Joined { state, before, outcomes, is_changed }
+}
+
+/// The registers of a state that the writes of its successor depend on: its status, its bodies and its history.
+fn outline(state: &State) -> State {
+    let matters = |register: &&Register| {
+        register.value.as_body().is_some()
+            || *register.name == *names::OPEN
+            || register.name.starts_with(names::END_PREFIX)
+            || register.name.starts_with(names::HISTORY_PREFIX)
+    };
+    let mut outline = State::new();
+    state.registers().iter().filter(matters).for_each(|register| outline.set(register.clone()));
+    outline
 }
 
 fn merge(state: &mut State, item: &Item<'_>, has_stored_bodies: bool) -> bool {
@@ -115,7 +131,7 @@ mod tests {
             (completed(4, "early"), Outcome::Updated),
             (completed(5, "out").without_bodies(), Outcome::Unchanged),
         ] {
-            let joined = with_items(&[("e", &offered)], |batch| join(Some(&held), &groups(batch)[0]));
+            let joined = with_items(&[("e", &offered)], |batch| join(Some(held.clone()), &groups(batch)[0]));
 
             assert_eq!(joined.outcomes, [(expected, Some(Status::Completed))]);
         }

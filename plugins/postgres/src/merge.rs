@@ -112,7 +112,7 @@ async fn in_transaction<'a>(
     call: &Call,
     groups: &[&Group<'a>],
 ) -> Result<Round<'a>, Failure> {
-    let Locked { states: stored, unreadable } = lock(session, statements, call, groups).await?;
+    let Locked { states: mut stored, unreadable } = lock(session, statements, call, groups).await?;
     let mut writes = Writes::default();
     let mut settled = Vec::with_capacity(groups.len());
     let mut created: Vec<(&Group<'a>, Joined)> = Vec::new();
@@ -121,16 +121,15 @@ async fn in_transaction<'a>(
             settled.extend(group.items.iter().map(|(place, _)| (*place, Answer::rejected(error.clone()))));
             continue;
         }
-        let before = stored.get(group.id);
-        let mut joined = join(before, group);
+        let mut joined = join(stored.remove(group.id), group);
         if !joined.is_changed {
             settle(&mut settled, group, joined);
             continue;
         }
         let state = std::mem::take(&mut joined.state);
-        match before {
+        match joined.before.take() {
             Some(before) => {
-                writes.update(group.id, state, before);
+                writes.update(group.id, state, &before);
                 settle(&mut settled, group, joined);
             }
             None => {

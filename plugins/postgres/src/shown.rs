@@ -4,7 +4,7 @@
 
 use storage_plugin_api::{Body, Record, Reference, State, Status, Value, format_time, json, names};
 
-use crate::escape::{escape, escape_json, escape_key};
+use crate::escape::{escape_json, escape_key, escaped};
 use crate::state_form::{STORED, STORED_ESCAPED};
 use crate::timestamp::Timestamp;
 
@@ -80,7 +80,7 @@ pub(crate) struct Shown {
 impl Shown {
     /// The columns of a state whose texts were taken out.
     pub(crate) fn of(id: &str, state: &State) -> Self {
-        let record = Record::of(id, state);
+        let record = Record::without_history(id, state);
         let rest = rest(&record);
         let time = |time: Option<i64>| time.map(Timestamp);
         let size = |size: Option<u64>| size.and_then(|size| i64::try_from(size).ok());
@@ -93,7 +93,7 @@ impl Shown {
             started_at: time(record.started_at),
             completed_at: time(record.completed_at),
             // The column's own limit; the state has it whole.
-            engine: text(record.engine).filter(|engine| engine.chars().count() <= 50),
+            engine: record.engine.map(escaped).filter(|engine| engine.chars().count() <= 50),
             runtime_ms: number(record.runtime_ms),
             memory_used_mb: number(record.memory_used_mb),
             exit_code: number(record.exit_code),
@@ -105,32 +105,36 @@ impl Shown {
     }
 }
 
-fn text(text: Option<String>) -> Option<String> {
-    text.map(|text| escape(&text).into_owned())
-}
-
 /// The keys that the Python service's reader takes from the JSON and from nowhere else.
 fn rest(record: &Record) -> String {
-    let mut out = String::with_capacity(512);
-    let mut entry = |key: &str, value: Option<String>| {
-        if let Some(value) = value {
-            out.push_str(",\"");
-            out.push_str(key);
-            out.push_str("\":");
-            out.push_str(&value);
-        }
+    let mut out = String::with_capacity(768);
+    let mut entry = |key: &str, write: &mut dyn FnMut(&mut String)| {
+        out.push_str(",\"");
+        out.push_str(key);
+        out.push_str("\":");
+        write(&mut out);
     };
-    let quoted = |text: &Option<String>| text.as_deref().map(json::canonical_string);
-    let time = |time: Option<i64>| time.map(|time| format!("\"{}\"", format_time(time)));
-    entry("language", quoted(&record.language));
-    entry("timestamp", time(record.created_at));
-    entry("created_at", time(record.created_at));
-    entry("started_at", time(record.started_at));
-    entry("completed_at", time(record.completed_at));
-    entry("code_lines", record.code_lines.map(|lines| lines.to_string()));
-    entry("code_size", record.code_size.map(|size| size.to_string()));
-    entry("executor_id", quoted(&record.executor_id));
-    entry("container_id", quoted(&record.container_id));
+    let created_at = record.created_at.map(format_time);
+    for (key, text) in [("language", &record.language), ("timestamp", &created_at), ("created_at", &created_at)] {
+        if let Some(text) = text {
+            entry(key, &mut |out| json::push_string(out, text));
+        }
+    }
+    for (key, time) in [("started_at", record.started_at), ("completed_at", record.completed_at)] {
+        if let Some(time) = time {
+            entry(key, &mut |out| json::push_string(out, &format_time(time)));
+        }
+    }
+    for (key, number) in [("code_lines", record.code_lines), ("code_size", record.code_size)] {
+        if let Some(number) = number {
+            entry(key, &mut |out| out.push_str(&number.to_string()));
+        }
+    }
+    for (key, name) in [("executor_id", &record.executor_id), ("container_id", &record.container_id)] {
+        if let Some(name) = name {
+            entry(key, &mut |out| json::push_string(out, name));
+        }
+    }
     out.push_str(",\"metadata\":{");
     for (index, (key, value)) in record.metadata.iter().enumerate() {
         if index > 0 {
@@ -172,11 +176,19 @@ impl Line {
         Some(Self {
             event_id: escape_key(register.name.strip_prefix(names::HISTORY_PREFIX)?).into_owned(),
             timestamp: Timestamp(register.stamp.time),
-            event_type: escape(&stored.kind).chars().take(50).collect(),
-            message: escape(&stored.message).into_owned(),
-            new_status: escape(&stored.status).into_owned(),
+            event_type: first(escaped(stored.kind), 50),
+            message: escaped(stored.message),
+            new_status: escaped(stored.status),
         })
     }
+}
+
+/// So many characters of a text, the first ones.
+fn first(mut text: String, characters: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(characters) {
+        text.truncate(end);
+    }
+    text
 }
 
 #[cfg(test)]

@@ -289,30 +289,55 @@ fn known_code(json: &str, time: i64) -> Option<u64> {
     if let Some(status) = quoted(json) {
         return Some(u64::from(status.code()));
     }
-    if json.len() > 8 && *json == *time.to_string() {
+    if json.len() > 8 && is_decimal(json, time) {
         return Some(OWN_TIME);
     }
     let status = json.strip_prefix("{\"message\":\"")?.split_once("\",\"status\":\"")?.1.split_once('"')?.0;
     let status = Status::parse(status)?;
-    (line(status) == *json).then(|| 8 + u64::from(status.code()))
+    (line(status) == json).then(|| 8 + u64::from(status.code()))
+}
+
+/// True if a text is what a number is written as, without writing it: this is asked for nearly every register.
+fn is_decimal(text: &str, number: i64) -> bool {
+    let digits = if number < 0 { text.strip_prefix('-') } else { Some(text) };
+    let Some(digits) = digits.filter(|digits| !digits.is_empty()) else { return false };
+    let mut rest = number.unsigned_abs();
+    let mut is_whole = false;
+    for digit in digits.bytes().rev() {
+        // A digit in front of all that the number has.
+        if is_whole || u64::from(digit) != u64::from(b'0') + rest % 10 {
+            return false;
+        }
+        rest /= 10;
+        is_whole = rest == 0;
+    }
+    is_whole
 }
 
 fn known_value(code: u64, time: i64) -> Option<Box<str>> {
     let status = |code: u64| Status::from_code(u8::try_from(code).ok()?);
     Some(match code {
-        ..=8 => format!("\"{}\"", status(code)?).into(),
+        ..=8 => ["\"", status(code)?.as_str(), "\""].concat().into(),
         OWN_TIME => time.to_string().into(),
         _ => line(status(code - 8)?).into(),
     })
 }
 
 /// The line that events of a status have in the history.
-fn line(status: Status) -> String {
+fn line(status: Status) -> &'static str {
+    macro_rules! changed {
+        ($to:literal) => {
+            concat!(r#"{"message":"Status changed to "#, $to, r#"","status":""#, $to, r#"","type":"status_changed"}"#)
+        };
+    }
     match status {
-        Status::Submitted => r#"{"message":"Evaluation submitted","status":"submitted","type":"submitted"}"#.to_owned(),
-        other => {
-            format!(r#"{{"message":"Status changed to {other}","status":"{other}","type":"status_changed"}}"#)
-        }
+        Status::Submitted => r#"{"message":"Evaluation submitted","status":"submitted","type":"submitted"}"#,
+        Status::Queued => changed!("queued"),
+        Status::Provisioning => changed!("provisioning"),
+        Status::Running => changed!("running"),
+        Status::Completed => changed!("completed"),
+        Status::Failed => changed!("failed"),
+        Status::Cancelled => changed!("cancelled"),
     }
 }
 
@@ -339,8 +364,8 @@ mod tests {
         let json = prop_oneof![
             Just("\"completed\"".to_owned()),
             Just("12345678901".to_owned()),
-            Just(line(Status::Failed)),
-            Just(line(Status::Submitted)),
+            Just(line(Status::Failed).to_owned()),
+            Just(line(Status::Submitted).to_owned()),
             any::<i64>().prop_map(|number| number.to_string()),
             any::<String>().prop_map(|text| storage_plugin_api::json::canonical_string(&text)),
         ];
@@ -392,6 +417,29 @@ mod tests {
         }
 
         assert!(write(&state).len() < 300, "{}", write(&state).len());
+    }
+
+    #[test]
+    fn every_status_has_the_line_that_its_events_write() {
+        let stamp = EventStamp::new(1, "e");
+        for code in 1..=7 {
+            let (mut state, status) = (State::new(), Status::from_code(code).expect("there are seven"));
+            match status {
+                Status::Submitted => state.set_history(&stamp, "submitted", status, "Evaluation submitted"),
+                _ => state.set_history(&stamp, "status_changed", status, &format!("Status changed to {status}")),
+            }
+
+            assert_eq!(state.registers()[0].value.as_json(), Some(line(status)));
+        }
+    }
+
+    #[test]
+    fn a_number_is_known_without_being_written() {
+        for number in [0, 7, -7, 10, 1_700_000_000_123_456, i64::MIN, i64::MAX] {
+            for other in [&*number.to_string(), "", "-", "-0", "00", "07", "+7", "1", "100", "8", "-70"] {
+                assert_eq!(is_decimal(other, number), number.to_string() == other, "{other} {number}");
+            }
+        }
     }
 
     #[test]

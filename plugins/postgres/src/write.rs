@@ -2,11 +2,15 @@
 //!
 //! The order of the statements is that in which they depend on each other; none waits for the answer of another.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::error::Error;
 
 use futures_util::future::join_all;
 use storage_plugin_api::{Body, Record, State, json, names};
 use tokio_postgres::Row;
+use tokio_postgres::types::private::BytesMut;
+use tokio_postgres::types::{IsNull, ToSql, Type, accepts, to_sql_checked};
 
 use crate::errors::Failure;
 use crate::escape::{escape, escape_key};
@@ -22,12 +26,12 @@ const KEEPS_ERROR: i32 = 2;
 
 /// Everything that a transaction writes.
 #[derive(Debug, Default)]
-pub(crate) struct Writes {
-    inserts: Rows,
-    insert_lines: Lines,
-    updates: Rows,
+pub(crate) struct Writes<'a> {
+    inserts: Rows<'a>,
+    insert_lines: Lines<'a>,
+    updates: Rows<'a>,
     keeps: Vec<i32>,
-    update_lines: Lines,
+    update_lines: Lines<'a>,
     lines_gone: Names,
     moves_aside: Moves,
     aside: Moves,
@@ -36,9 +40,9 @@ pub(crate) struct Writes {
     back_to_error: Names,
 }
 
-impl Writes {
+impl<'a> Writes<'a> {
     /// A state of an id that is new.
-    pub(crate) fn insert(&mut self, id: &str, mut state: State) {
+    pub(crate) fn insert(&mut self, id: &'a str, mut state: State) {
         let texts = take_texts(&mut state);
         self.add_lines(id, &state, None);
         let place_of = places(&state);
@@ -49,7 +53,7 @@ impl Writes {
     /// A state that takes the place of another, which is locked.
     ///
     /// `before` has references to what is stored; of what somebody else wrote it has the texts, and then all are written.
-    pub(crate) fn update(&mut self, id: &str, mut state: State, before: &State) {
+    pub(crate) fn update(&mut self, id: &'a str, mut state: State, before: &State) {
         let texts = take_texts(&mut state);
         self.add_lines(id, &state, Some(before));
         let (was_at, is_at) = (places(before), places(&state));
@@ -99,7 +103,7 @@ impl Writes {
     }
 
     /// The lines of the history that `before` does not have; those that it had and that are gone go.
-    fn add_lines(&mut self, id: &str, state: &State, before: Option<&State>) {
+    fn add_lines(&mut self, id: &'a str, state: &State, before: Option<&State>) {
         let lines = if before.is_some() { &mut self.update_lines } else { &mut self.insert_lines };
         for register in state.with_prefix(names::HISTORY_PREFIX) {
             let held = before.and_then(|before| before.get(&register.name));
@@ -147,7 +151,7 @@ impl Writes {
         Ok(created)
     }
 
-    fn queries<'a>(&'a self, statements: &'a Statements) -> Vec<(&'a Query, Vec<Parameter<'a>>)> {
+    fn queries<'b>(&'b self, statements: &'b Statements) -> Vec<(&'b Query, Vec<Parameter<'b>>)> {
         let mut queries: Vec<(&Query, Vec<Parameter<'_>>)> = Vec::new();
         if !self.moves_aside.ids.is_empty() {
             queries.push((&statements.move_aside, self.moves_aside.parameters()));
@@ -208,8 +212,8 @@ fn body_at(state: &State, place_of: impl Fn(&str) -> Place, shown: Place) -> Opt
 
 /// Columns of `evaluations`, one array each, in the order of the statements.
 #[derive(Debug, Default)]
-struct Rows {
-    ids: Vec<String>,
+struct Rows<'a> {
+    ids: Vec<&'a str>,
     statuses: Vec<&'static str>,
     code_hashes: Vec<String>,
     created: Vec<Timestamp>,
@@ -221,27 +225,27 @@ struct Rows {
     memories: Vec<Option<i32>>,
     exit_codes: Vec<Option<i32>>,
     languages: Vec<Option<String>>,
-    outputs: Vec<Option<String>>,
+    outputs: Vec<Option<Text>>,
     output_sizes: Vec<Option<i64>>,
-    errors: Vec<Option<String>>,
+    errors: Vec<Option<Text>>,
     error_sizes: Vec<Option<i64>>,
     codes: Vec<Option<String>>,
     rests: Vec<String>,
     states: Vec<Vec<u8>>,
 }
 
-impl Rows {
-    fn push(&mut self, id: &str, state: &State, texts: &[(String, Body)], place_of: impl Fn(&str) -> Place) {
+impl<'a> Rows<'a> {
+    fn push(&mut self, id: &'a str, state: &State, texts: &[(String, Body)], place_of: impl Fn(&str) -> Place) {
         let text = |place: Place| {
             let (_, body) = texts.iter().find(|(name, _)| place_of(name) == place)?;
-            Some(escape(body.as_text()?).into_owned())
+            Some(Text(body.clone()))
         };
         let code = match body(state, names::CODE) {
-            Some(body) if is_stored(body) => text(Place::Code).map(|code| json::canonical_string(&code)),
+            Some(body) if is_stored(body) => text(Place::Code).map(|code| json::canonical_string(&code.stored())),
             _ => Some("null".to_owned()),
         };
         let shown = Shown::of(id, state);
-        self.ids.push(id.to_owned());
+        self.ids.push(id);
         self.statuses.push(shown.status);
         self.code_hashes.push(shown.code_hash);
         self.created.push(shown.created_at);
@@ -287,10 +291,30 @@ impl Rows {
     }
 }
 
+/// The text of a body, as it is stored; shared with whoever has the body, and not copied but into what is sent.
+#[derive(Debug)]
+struct Text(Body);
+
+impl Text {
+    fn stored(&self) -> Cow<'_, str> {
+        escape(self.0.as_text().unwrap_or_default())
+    }
+}
+
+impl ToSql for Text {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        out.extend_from_slice(self.stored().as_bytes());
+        Ok(IsNull::No)
+    }
+
+    accepts!(TEXT);
+    to_sql_checked!();
+}
+
 /// Lines of the history.
 #[derive(Debug, Default)]
-struct Lines {
-    ids: Vec<String>,
+struct Lines<'a> {
+    ids: Vec<&'a str>,
     event_ids: Vec<String>,
     times: Vec<Timestamp>,
     types: Vec<String>,
@@ -298,9 +322,9 @@ struct Lines {
     statuses: Vec<String>,
 }
 
-impl Lines {
-    fn push(&mut self, id: &str, line: Line) {
-        self.ids.push(id.to_owned());
+impl<'a> Lines<'a> {
+    fn push(&mut self, id: &'a str, line: Line) {
+        self.ids.push(id);
         self.event_ids.push(line.event_id);
         self.times.push(line.timestamp);
         self.types.push(line.event_type);

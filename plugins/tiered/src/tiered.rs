@@ -53,10 +53,7 @@ impl OpenBackend for Tiered {
         };
         let (primary, blobs) = (child(role::PRIMARY)?, child(role::BLOBS)?);
         let layer = Arc::new(Layer { host: opening.host, options, primary, blobs, figures: Figures::default() });
-        // A command that reads must not write, and to collect is to delete.
-        let collects = !opening.read_only && !layer.options.collect_every.is_zero();
-        let collecting = if collects { Some(Collecting::start(&layer)?) } else { None };
-        Ok(Self { layer, collecting: Mutex::new(collecting) })
+        Ok(Self { layer, collecting: Mutex::default() })
     }
 }
 
@@ -83,6 +80,15 @@ impl Backend for Tiered {
 
     fn health(&self) -> Health {
         self.layer.health()
+    }
+
+    /// To collect is to delete, so it begins only here.
+    fn begin(&self, _: &Call) -> Result<()> {
+        let mut collecting = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
+        if collecting.is_none() && !self.layer.options.collect_every.is_zero() {
+            *collecting = Some(Collecting::start(&self.layer)?);
+        }
+        Ok(())
     }
 
     fn flush(&self, call: &Call) -> Result<()> {

@@ -9,13 +9,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use futures_util::{FutureExt, StreamExt};
-use redis::{Client, Msg};
+use redis::{Client, Pipeline};
 use serde_json::Value;
 
 use crate::traffic::CHANNELS;
 
 /// Files that one sync makes durable.
-const FILES_A_SYNC: usize = 256;
+pub(crate) const FILES_A_SYNC: usize = 256;
 
 /// Messages that are confirmed in one round trip.
 const MESSAGES_A_ROUND: usize = 512;
@@ -40,41 +40,44 @@ async fn serve(url: &str, directory: Option<PathBuf>) -> Result<(), Box<dyn Erro
         {
             batch.push(message);
         }
+        let read =
+            |message: &'_ redis::Msg| Event::read(message.get_channel_name().as_bytes(), message.get_payload_bytes());
         let events = batch.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         if let Some(directory) = &directory {
             tokio::task::block_in_place(|| store(directory, &events))?;
         }
         let mut pipeline = redis::pipe();
-        for event in &events {
-            let channel = if event.created { "storage:evaluation:created" } else { "storage:evaluation:updated" };
-            pipeline.cmd("PUBLISH").arg(channel).arg(event.confirmation()).ignore();
-        }
+        events.iter().for_each(|event| event.confirm(&mut pipeline));
         pipeline.query_async::<()>(&mut publisher).await?;
     }
     Ok(())
 }
 
 /// An event and what is confirmed of it.
-struct Event<'a> {
+pub(crate) struct Event<'a> {
     created: bool,
     id: String,
     payload: &'a [u8],
 }
 
-impl Event<'_> {
-    fn confirmation(&self) -> String {
-        format!("{{\"eval_id\":\"{}\",\"result\":\"stored\"}}", self.id)
+impl<'a> Event<'a> {
+    /// Parses it.
+    pub(crate) fn read(channel: &[u8], payload: &'a [u8]) -> Result<Self, Box<dyn Error>> {
+        let event: Value = serde_json::from_slice(payload)?;
+        let id = event["eval_id"].as_str().ok_or("an event without an id")?.to_owned();
+        Ok(Self { created: channel == CHANNELS[0].as_bytes(), id, payload })
+    }
+
+    /// Adds its confirmation to what is published.
+    pub(crate) fn confirm(&self, pipeline: &mut Pipeline) {
+        let channel = if self.created { "storage:evaluation:created" } else { "storage:evaluation:updated" };
+        let confirmation = format!("{{\"eval_id\":\"{}\",\"result\":\"stored\"}}", self.id);
+        pipeline.cmd("PUBLISH").arg(channel).arg(confirmation).ignore();
     }
 }
 
-fn read(message: &Msg) -> Result<Event<'_>, Box<dyn Error>> {
-    let payload = message.get_payload_bytes();
-    let event: Value = serde_json::from_slice(payload)?;
-    let id = event["eval_id"].as_str().ok_or("an event without an id")?.to_owned();
-    Ok(Event { created: message.get_channel_name() == CHANNELS[0], id, payload })
-}
-
-fn store(directory: &Path, events: &[Event<'_>]) -> std::io::Result<()> {
+/// Stores each as a file, and makes all durable.
+pub(crate) fn store(directory: &Path, events: &[Event<'_>]) -> std::io::Result<()> {
     let temporary = directory.join("temporary");
     for event in events {
         let mut file = File::create(&temporary)?;

@@ -1,31 +1,40 @@
 //! The bare loop of the row `postgres`: an upsert with binary arrays and an insert of the history, in one transaction.
 //!
-//! No state, no ranks, nothing that is right about events in the wrong order: the last one wins. It writes what readers
-//! of the tables need, code in the JSON among it.
+//! No state, no ranks, nothing that is right about events in the wrong order: the last one wins. It writes every column
+//! that readers of the tables need, code in the JSON among them: all that the plugin writes but the column `state`.
 
 use std::collections::BTreeMap;
 
-use storage_plugin_api::{Record, State, names};
+use serde_json::{Map, Value as Json};
+use storage_plugin_api::body::{sha256, to_hex};
+use storage_plugin_api::{Record, State, Status, names};
 use storage_worker_tests::postgres_server::{Database, PostgresServer};
 use tokio_postgres::Statement;
 
 use crate::postgres::{BATCH, Events};
 
 const ROWS: &str = r#"
-INSERT INTO evaluations AS e (id, code_hash, status, created_at, started_at, completed_at, engine, exit_code, language,
-    output, output_size, output_truncated, metadata)
-SELECT id, code_hash, status, to_timestamp(created), to_timestamp(started), to_timestamp(completed), engine, exit_code,
-    language, output, length(output), false, metadata::json
-FROM unnest($1::varchar[], $2::varchar[], $3::varchar[], $4::float8[], $5::float8[], $6::float8[], $7::varchar[],
-    $8::int4[], $9::text[], $10::text[], $11::text[])
-    AS r (id, code_hash, status, created, started, completed, engine, exit_code, language, output, metadata)
+INSERT INTO evaluations AS e (id, code_hash, status, created_at, queued_at, started_at, completed_at, engine, runtime_ms,
+    memory_used_mb, exit_code, language, output, output_size, output_truncated, error, error_size, error_truncated, metadata)
+SELECT id, code_hash, status, to_timestamp(created), to_timestamp(queued), to_timestamp(started), to_timestamp(completed),
+    engine, coalesce(runtime_ms, floor((completed - started) * 1000)), memory_used_mb, exit_code, language,
+    output, length(output), false, error, length(error), false, metadata::json
+FROM unnest($1::varchar[], $2::varchar[], $3::varchar[], $4::float8[], $5::float8[], $6::float8[], $7::float8[],
+    $8::varchar[], $9::int4[], $10::int4[], $11::int4[], $12::text[], $13::text[], $14::text[], $15::text[])
+    AS r (id, code_hash, status, created, queued, started, completed, engine, runtime_ms, memory_used_mb, exit_code,
+    language, output, error, metadata)
 ON CONFLICT (id) DO UPDATE SET
     status = excluded.status,
     started_at = coalesce(excluded.started_at, e.started_at),
     completed_at = coalesce(excluded.completed_at, e.completed_at),
+    runtime_ms = coalesce(excluded.runtime_ms,
+        floor(extract(epoch FROM excluded.completed_at - coalesce(excluded.started_at, e.started_at)) * 1000)),
+    memory_used_mb = coalesce(excluded.memory_used_mb, e.memory_used_mb),
     exit_code = coalesce(excluded.exit_code, e.exit_code),
     output = coalesce(excluded.output, e.output),
     output_size = coalesce(excluded.output_size, e.output_size),
+    error = coalesce(excluded.error, e.error),
+    error_size = coalesce(excluded.error_size, e.error_size),
     metadata = (e.metadata::jsonb || excluded.metadata::jsonb)::json
 "#;
 
@@ -35,9 +44,10 @@ SELECT id, event, to_timestamp(time), type, message, jsonb_build_object('new_sta
 FROM unnest($1::varchar[], $2::text[], $3::float8[], $4::varchar[], $5::text[], $6::text[])
     AS h (id, event, time, type, message, status)";
 
-/// One connection, and what it writes made ready beforehand: all that is measured is the database and the way to it.
+/// One connection, and the events of each batch, read beforehand: what is measured is to make columns of them, and the
+/// database.
 pub(crate) struct Writer {
-    batches: std::vec::IntoIter<Columns>,
+    batches: std::vec::IntoIter<Vec<Told>>,
     database: Database,
     rows: Statement,
     lines: Statement,
@@ -49,13 +59,14 @@ impl Writer {
         let (runtime, client) = database.parts();
         let rows = runtime.block_on(client.prepare(ROWS)).expect("prepare the rows");
         let lines = runtime.block_on(client.prepare(LINES)).expect("prepare the lines");
-        let batches: Vec<Columns> = events.chunks(BATCH).map(Columns::of).collect();
+        let batches: Vec<Vec<Told>> = events.chunks(BATCH).map(|batch| batch.iter().map(Told::of).collect()).collect();
         Self { batches: batches.into_iter(), database, rows, lines }
     }
 
     /// Writes the next batch.
     pub(crate) fn write(&mut self) {
-        let columns = self.batches.next().expect("there is a batch for every call");
+        let told = self.batches.next().expect("there is a batch for every call");
+        let columns = Columns::of(&told);
         let (runtime, client) = self.database.parts();
         let written = runtime.block_on(async {
             client.batch_execute("BEGIN").await?;
@@ -67,12 +78,16 @@ impl Writer {
                         &columns.code_hashes,
                         &columns.statuses,
                         &columns.created,
+                        &columns.queued,
                         &columns.started,
                         &columns.completed,
                         &columns.engines,
+                        &columns.runtimes,
+                        &columns.memories,
                         &columns.exit_codes,
                         &columns.languages,
                         &columns.outputs,
+                        &columns.errors,
                         &columns.metadata,
                     ],
                 )
@@ -96,76 +111,154 @@ impl Writer {
     }
 }
 
+/// What an event tells.
+struct Told {
+    record: Record,
+    metadata: Map<String, Json>,
+}
+
+impl Told {
+    fn of((id, state): &(String, State)) -> Self {
+        let record = Record::of(id, state);
+        let value = |json: &String| serde_json::from_str(json).expect("metadata are JSON");
+        let metadata = record.metadata.iter().map(|(key, json)| (key.clone(), value(json))).collect();
+        Self { record, metadata }
+    }
+}
+
+/// What the events of a batch tell of one evaluation; one statement may not meet a row twice.
 #[derive(Default)]
-struct Columns {
-    ids: Vec<String>,
+struct Row<'a> {
+    status: Option<Status>,
+    code: Option<&'a str>,
+    created_at: Option<i64>,
+    queued_at: Option<i64>,
+    started_at: Option<i64>,
+    completed_at: Option<i64>,
+    engine: Option<&'a str>,
+    runtime_ms: Option<i64>,
+    memory_used_mb: Option<i64>,
+    exit_code: Option<i64>,
+    language: Option<&'a str>,
+    output: Option<&'a str>,
+    error: Option<&'a str>,
+    executor_id: Option<&'a str>,
+    container_id: Option<&'a str>,
+    metadata: Map<String, Json>,
+}
+
+impl<'a> Row<'a> {
+    /// What comes later wins, but for the time of the first event.
+    fn take(&mut self, told: &'a Told) {
+        let Told { record, metadata } = told;
+        self.status = record.status.or(self.status);
+        self.code = record.code.as_deref().or(self.code);
+        self.created_at = self.created_at.or(record.created_at);
+        self.queued_at = record.queued_at.or(self.queued_at);
+        self.started_at = record.started_at.or(self.started_at);
+        self.completed_at = record.completed_at.or(self.completed_at);
+        self.engine = record.engine.as_deref().or(self.engine);
+        self.runtime_ms = record.runtime_ms.or(self.runtime_ms);
+        self.memory_used_mb = record.memory_used_mb.or(self.memory_used_mb);
+        self.exit_code = record.exit_code.or(self.exit_code);
+        self.language = record.language.as_deref().or(self.language);
+        self.output = record.output.as_deref().or(self.output);
+        self.error = record.error.as_deref().or(self.error);
+        self.executor_id = record.executor_id.as_deref().or(self.executor_id);
+        self.container_id = record.container_id.as_deref().or(self.container_id);
+        self.metadata.extend(metadata.iter().map(|(key, value)| (key.clone(), value.clone())));
+    }
+
+    /// What readers look for in the JSON.
+    fn json(&self) -> String {
+        let mut json = Map::new();
+        let mut set = |key: &str, value: Json| drop(json.insert(key.to_owned(), value));
+        let time = |time: i64| Json::from(storage_plugin_api::format_time(time));
+        if let Some(code) = self.code {
+            set(names::CODE, code.into());
+            set("language", self.language.into());
+            set("code_lines", code.lines().count().into());
+            set("code_size", code.chars().count().into());
+            for key in ["timestamp", "created_at"] {
+                set(key, self.created_at.map_or(Json::Null, time));
+            }
+        }
+        for (key, at) in [("started_at", self.started_at), ("completed_at", self.completed_at)] {
+            if let Some(at) = at {
+                set(key, time(at));
+            }
+        }
+        for (key, name) in [("executor_id", self.executor_id), ("container_id", self.container_id)] {
+            if let Some(name) = name {
+                set(key, name.into());
+            }
+        }
+        set("metadata", Json::Object(self.metadata.clone()));
+        Json::Object(json).to_string()
+    }
+}
+
+#[derive(Default)]
+struct Columns<'a> {
+    ids: Vec<&'a str>,
     code_hashes: Vec<String>,
     statuses: Vec<&'static str>,
     created: Vec<Option<f64>>,
+    queued: Vec<Option<f64>>,
     started: Vec<Option<f64>>,
     completed: Vec<Option<f64>>,
-    engines: Vec<Option<String>>,
+    engines: Vec<Option<&'a str>>,
+    runtimes: Vec<Option<i32>>,
+    memories: Vec<Option<i32>>,
     exit_codes: Vec<Option<i32>>,
-    languages: Vec<Option<String>>,
-    outputs: Vec<Option<String>>,
+    languages: Vec<Option<&'a str>>,
+    outputs: Vec<Option<&'a str>>,
+    errors: Vec<Option<&'a str>>,
     metadata: Vec<String>,
-    line_ids: Vec<String>,
-    line_events: Vec<String>,
+    line_ids: Vec<&'a str>,
+    line_events: Vec<&'a str>,
     line_times: Vec<f64>,
-    line_types: Vec<String>,
-    line_messages: Vec<String>,
-    line_statuses: Vec<String>,
+    line_types: Vec<&'a str>,
+    line_messages: Vec<&'a str>,
+    line_statuses: Vec<&'a str>,
 }
 
-impl Columns {
-    fn of(batch: &[(String, State)]) -> Self {
-        // One statement may not meet a row twice.
-        let mut joined: BTreeMap<&str, State> = BTreeMap::new();
-        for (id, state) in batch {
-            joined.entry(id).or_default().merge(state);
-        }
+impl<'a> Columns<'a> {
+    fn of(batch: &'a [Told]) -> Self {
         let mut columns = Self::default();
-        joined.iter().for_each(|(id, state)| columns.push(id, state));
+        let mut rows: BTreeMap<&str, Row<'a>> = BTreeMap::new();
+        for told in batch {
+            rows.entry(&told.record.id).or_default().take(told);
+            for line in &told.record.history {
+                columns.line_ids.push(&told.record.id);
+                columns.line_events.push(&line.event_id);
+                columns.line_times.push(line.timestamp as f64 / 1e6);
+                columns.line_types.push(&line.kind);
+                columns.line_messages.push(&line.message);
+                columns.line_statuses.push(&line.status);
+            }
+        }
+        rows.iter().for_each(|(id, row)| columns.push(id, row));
         columns
     }
 
-    fn push(&mut self, id: &str, state: &State) {
-        let record = Record::of(id, state);
+    fn push(&mut self, id: &'a str, row: &Row<'a>) {
         let seconds = |time: Option<i64>| time.map(|time| time as f64 / 1e6);
-        let mut json = serde_json::Map::new();
-        if let Some(code) = &record.code {
-            json.insert(names::CODE.to_owned(), code.clone().into());
-            json.insert("language".to_owned(), record.language.clone().into());
-            json.insert("created_at".to_owned(), record.created_at.map(storage_plugin_api::format_time).into());
-        }
-        for (key, time) in [("started_at", record.started_at), ("completed_at", record.completed_at)] {
-            if let Some(time) = time {
-                json.insert(key.to_owned(), storage_plugin_api::format_time(time).into());
-            }
-        }
-        let metadata = record
-            .metadata
-            .iter()
-            .map(|(key, value)| (key.clone(), serde_json::from_str(value).expect("metadata are JSON")));
-        json.insert("metadata".to_owned(), serde_json::Value::Object(metadata.collect()));
-        for line in &record.history {
-            self.line_ids.push(id.to_owned());
-            self.line_events.push(line.event_id.clone());
-            self.line_times.push(line.timestamp as f64 / 1e6);
-            self.line_types.push(line.kind.clone());
-            self.line_messages.push(line.message.clone());
-            self.line_statuses.push(line.status.clone());
-        }
-        self.ids.push(id.to_owned());
-        self.code_hashes.push(record.code_hash.unwrap_or_default());
-        self.statuses.push(record.status.map_or("unknown", storage_plugin_api::Status::as_str));
-        self.created.push(seconds(record.created_at));
-        self.started.push(seconds(record.started_at));
-        self.completed.push(seconds(record.completed_at));
-        self.engines.push(record.engine);
-        self.exit_codes.push(record.exit_code.and_then(|code| i32::try_from(code).ok()));
-        self.languages.push(record.language);
-        self.outputs.push(record.output);
-        self.metadata.push(serde_json::Value::Object(json).to_string());
+        let number = |number: Option<i64>| number.and_then(|number| i32::try_from(number).ok());
+        self.ids.push(id);
+        self.code_hashes.push(row.code.map(|code| to_hex(&sha256(code.as_bytes()))).unwrap_or_default());
+        self.statuses.push(row.status.map_or("unknown", Status::as_str));
+        self.created.push(seconds(row.created_at));
+        self.queued.push(seconds(row.queued_at));
+        self.started.push(seconds(row.started_at));
+        self.completed.push(seconds(row.completed_at));
+        self.engines.push(row.engine);
+        self.runtimes.push(number(row.runtime_ms));
+        self.memories.push(number(row.memory_used_mb));
+        self.exit_codes.push(number(row.exit_code));
+        self.languages.push(row.language);
+        self.outputs.push(row.output);
+        self.errors.push(row.error);
+        self.metadata.push(row.json());
     }
 }

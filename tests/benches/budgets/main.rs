@@ -38,7 +38,8 @@ fn main() -> ExitCode {
         return ended(bare_loop::run(&url, arguments.next().as_deref().map(Path::new)));
     }
     if arguments.next_if(|argument| argument == "bare-stream-loop").is_some() {
-        return ended(bare_stream_loop::run(&arguments.next().unwrap_or_default()));
+        let url = arguments.next().unwrap_or_default();
+        return ended(bare_stream_loop::run(&url, arguments.next().as_deref().map(Path::new)));
     }
     match Options::parse(arguments) {
         Ok(Some(options)) => measure(&options),
@@ -62,7 +63,7 @@ fn ended(outcome: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
 }
 
 fn help() {
-    println!("make bench BENCH=\"[--quick | --full] [row]...\"\n");
+    println!("make bench BENCH=\"[--quick | --full] [--only=plugin|bare|new|lifecycles] [row]...\"\n");
     for (name, what) in ROWS {
         println!("  {name:<14} {what}");
     }
@@ -80,6 +81,7 @@ fn measure(options: &Options) {
         ("memory", &|| through(Feed::PubSub, Store::Memory, 0.6, 0.8)),
         ("streams", &|| through(Feed::Stream, Store::Memory, 0.6, 0.8)),
         ("file", &|| through(Feed::PubSub, Store::File, 1.0, 1.5)),
+        ("streams-file", &|| through(Feed::Stream, Store::File, 1.0, 1.5)),
         ("journal", &|| journal::measure(options)),
         ("plugin-call", &|| plugin_call::measure(options)),
         ("latency", &|| latency::measure(options)),

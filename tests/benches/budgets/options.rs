@@ -1,10 +1,14 @@
 //! What to measure, and how thoroughly.
 
 /// The rows, in the order in which they are measured.
-pub(crate) const ROWS: [(&str, &str); 13] = [
+pub(crate) const ROWS: [(&str, &str); 14] = [
     ("memory", "pub/sub to memory against the bare loop, a new evaluation per event and lifecycles"),
     ("streams", "streams to memory against the bare loop that reads a group and acknowledges, likewise"),
     ("file", "pub/sub to file against the bare loop that writes files, likewise"),
+    (
+        "streams-file",
+        "streams to file against the bare loop that reads a group, writes files and acknowledges, likewise",
+    ),
     ("journal", "pub/sub to memory and to file, with the journal against without it, lifecycles"),
     ("plugin-call", "a batch of 256 events through the plugin boundary against the same calls made statically"),
     ("latency", "confirmation at 1000 and 5000 events/s, from the intended send time, memory and file"),
@@ -34,6 +38,21 @@ pub(crate) struct Options {
     pub(crate) load_events: u64,
     /// Evaluations that are many.
     pub(crate) many: u64,
+    /// What of the row `postgres` is measured, so that it alone can be looked at with other tools: all if none is said.
+    pub(crate) only: Vec<Only>,
+}
+
+/// A part of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Only {
+    /// The plugin, and nothing to compare it with.
+    Plugin,
+    /// What the plugin is compared with.
+    Bare,
+    /// A new evaluation per event.
+    New,
+    /// Evaluations that go through their lives.
+    Lifecycles,
 }
 
 impl Options {
@@ -50,6 +69,7 @@ impl Options {
             seconds: 3,
             load_events: 300_000,
             many: 100_000,
+            only: Vec::new(),
         };
         for argument in arguments {
             match &*argument {
@@ -62,6 +82,10 @@ impl Options {
                     (options.load_events, options.many) = (60_000, 30_000);
                 }
                 "--full" => (options.load_events, options.many) = (1_000_000, 1_000_000),
+                "--only=plugin" => options.only.push(Only::Plugin),
+                "--only=bare" => options.only.push(Only::Bare),
+                "--only=new" => options.only.push(Only::New),
+                "--only=lifecycles" => options.only.push(Only::Lifecycles),
                 row if ROWS.iter().any(|(name, _)| *name == row) => options.rows.push(argument),
                 _ => return Err(argument),
             }
@@ -72,5 +96,16 @@ impl Options {
     /// True if a row is to be measured.
     pub(crate) fn wants(&self, row: &str) -> bool {
         self.rows.is_empty() || self.rows.iter().any(|name| name == row)
+    }
+
+    /// False if another part was asked for instead of this one.
+    pub(crate) fn includes(&self, part: Only) -> bool {
+        let instead = match part {
+            Only::Plugin => Only::Bare,
+            Only::Bare => Only::Plugin,
+            Only::New => Only::Lifecycles,
+            Only::Lifecycles => Only::New,
+        };
+        !self.only.contains(&instead) || self.only.contains(&part)
     }
 }

@@ -3,6 +3,7 @@
 //! Both have the same number of writers and the same batches. Beside them stands how fast `COPY` takes the final rows,
 //! which nothing that answers for single events can reach.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,9 +19,10 @@ use storage_worker_tests::process::plugin_path;
 use storage_worker_tests::wait::eventually;
 
 use crate::bare_postgres;
-use crate::options::Options;
+use crate::options::{Only, Options};
 use crate::plugin_call::NoMetrics;
 use crate::report::{self, Samples};
+use crate::side::{cpu, cpu_if_running};
 use crate::traffic::{CODE, Kind, OUTPUT, Traffic, whole_lives};
 
 /// Events of a batch.
@@ -36,32 +38,52 @@ pub(crate) type Events = Vec<(String, State)>;
 /// Measures, and prints what it finds.
 pub(crate) fn measure(options: &Options) {
     let bench = Bench::start();
-    for (name, new) in [("a new evaluation per event", true), ("lifecycles", false)] {
-        report::row("postgres", format_args!("{name}, {WRITERS} writers, batches of {BATCH}; events per second"));
-        let writers =
-            if new { new_evaluations(options.events / 2) } else { lifecycles(whole_lives(options.events / 2)) };
-        let (mut plugin, mut bare, mut copy, mut ratio) = (vec![], vec![], vec![], vec![]);
-        for run in 0..options.runs {
-            let sides = if run % 2 == 0 { [true, false] } else { [false, true] };
-            let mut rates = [0.0; 2];
-            for is_plugin in sides {
-                let tables = bench.tables();
-                rates[usize::from(is_plugin)] = match is_plugin {
-                    true => tables.through_plugin(&writers),
-                    false => tables.through_bare_loop(&writers),
-                };
-                if is_plugin {
-                    copy.push(tables.copied());
-                }
-            }
-            bare.push(rates[0]);
-            plugin.push(rates[1]);
-            ratio.push(rates[1] / rates[0]);
+    for (name, kind) in [("a new evaluation per event", Only::New), ("lifecycles", Only::Lifecycles)] {
+        if options.includes(kind) {
+            report::row("postgres", format_args!("{name}, {WRITERS} writers, batches of {BATCH}; events per second"));
+            measure_kind(options, &bench, kind);
         }
-        report::figure("plugin", Samples::new(plugin).show(0));
-        report::figure("bare loop", Samples::new(bare).show(0));
+    }
+}
+
+fn measure_kind(options: &Options, bench: &Bench, kind: Only) {
+    let writers = match kind {
+        Only::New => new_evaluations(options.events / 2),
+        _ => lifecycles(whole_lives(options.events / 2)),
+    };
+    let sides = [Only::Plugin, Only::Bare].map(|side| options.includes(side).then_some(side));
+    let mut runs: [Vec<Cost>; 2] = Default::default();
+    let (mut copy, mut rows) = (Vec::new(), None);
+    for run in 0..options.runs {
+        let mut sides = sides;
+        sides.rotate_left(run % 2);
+        for side in sides.into_iter().flatten() {
+            let tables = bench.tables();
+            match side {
+                Only::Bare => runs[1].push(tables.through_bare_loop(&writers)),
+                _ => runs[0].push(tables.through_plugin(&writers)),
+            }
+            let written = tables.written();
+            assert_eq!(*rows.get_or_insert_with(|| written.clone()), written, "both write the same rows");
+            if side == Only::Plugin {
+                copy.push(tables.copied());
+            }
+        }
+    }
+    for (name, runs) in ["plugin", "bare loop"].into_iter().zip(&runs).filter(|(_, runs)| !runs.is_empty()) {
+        let figure = |of: fn(&Cost) -> f64| Samples::new(runs.iter().map(of).collect()).show(0);
+        report::figure(name, figure(|run| run.rate));
+        report::figure("  CPU of an event at the client, microseconds", figure(|run| run.client_us));
+        report::figure("  CPU of an event at the server, microseconds", figure(|run| run.server_us));
+        report::figure("  written ahead for an event, bytes", figure(|run| run.log_bytes));
+    }
+    if !copy.is_empty() {
         report::figure("COPY of the final rows, rows per second", Samples::new(copy).show(0));
-        report::at_least("ratio of the first two", Samples::new(ratio).median(), 0.8, 1.0);
+    }
+    let [plugin, bare] = runs;
+    if plugin.len() == bare.len() {
+        let ratios = plugin.iter().zip(&bare).map(|(plugin, bare)| plugin.rate / bare.rate).collect();
+        report::at_least("ratio of the rates", Samples::new(ratios).median(), 0.8, 1.0);
     }
 }
 
@@ -79,7 +101,7 @@ pub(crate) fn measure_growth(options: &Options) {
         let [few, many] = [few, options.many].map(|stored| {
             let tables = bench.tables();
             tables.fill(stored);
-            tables.through_plugin(&writers)
+            tables.through_plugin(&writers).rate
         });
         small.push(few);
         large.push(many);
@@ -170,8 +192,8 @@ struct Tables<'a> {
 }
 
 impl Tables<'_> {
-    fn through_plugin(&self, writers: &[Events]) -> f64 {
-        rate(writers, |_| {
+    fn through_plugin(&self, writers: &[Events]) -> Cost {
+        self.cost(writers, |_| {
             |batch: &[(String, State)]| {
                 let states: Vec<(&str, &State)> = batch.iter().map(|(id, state)| (&**id, state)).collect();
                 let call = Call::with_budget(PATIENCE);
@@ -182,11 +204,52 @@ impl Tables<'_> {
         })
     }
 
-    fn through_bare_loop(&self, writers: &[Events]) -> f64 {
-        rate(writers, |events| {
+    fn through_bare_loop(&self, writers: &[Events]) -> Cost {
+        self.cost(writers, |events| {
             let mut writer = bare_postgres::Writer::new(self.server, events);
             move |_: &[(String, State)]| writer.write()
         })
+    }
+
+    /// What all events cost. Each writer makes what it writes with before the time begins.
+    fn cost<W: FnMut(&[(String, State)])>(&self, writers: &[Events], make: impl Fn(&Events) -> W + Sync) -> Cost {
+        let barrier = std::sync::Barrier::new(writers.len() + 1);
+        thread::scope(|scope| {
+            for events in writers {
+                let (barrier, make) = (&barrier, &make);
+                scope.spawn(move || {
+                    let mut write = make(events);
+                    barrier.wait();
+                    barrier.wait();
+                    events.chunks(BATCH).for_each(&mut write);
+                    barrier.wait();
+                    // Their connections stay until what they used is known.
+                    barrier.wait();
+                });
+            }
+            barrier.wait();
+            let before = Used::so_far(&self.database);
+            let start = Instant::now();
+            barrier.wait();
+            barrier.wait();
+            let elapsed = start.elapsed();
+            let after = Used::so_far(&self.database);
+            barrier.wait();
+            after.cost_of(writers.iter().map(Vec::len).sum(), elapsed, &before)
+        })
+    }
+
+    /// What readers see in the rows and in the history, in short; of the metadata only what is not nested, in which the
+    /// bare loop keeps less.
+    fn written(&self) -> String {
+        let rows = self.database.rows(
+            "SELECT format('%s %s', count(*), sum(hashtextextended(row(id, code_hash, status, created_at, queued_at, \
+             started_at, completed_at, engine, runtime_ms, memory_used_mb, exit_code, language, output, output_size, \
+             output_truncated, error, error_size, error_truncated, metadata::jsonb - 'metadata')::text, 0))) \
+             FROM evaluations UNION ALL SELECT format('%s %s', count(*), sum(hashtextextended(row(evaluation_id, event_id, \
+             timestamp, event_type, message, metadata)::text, 0))) FROM evaluation_events",
+        );
+        rows.iter().map(|row| row.get(0)).collect::<Vec<&str>>().join(", ")
     }
 
     /// Rows per second that `COPY` takes, of those that are there.
@@ -229,24 +292,42 @@ impl Drop for Tables<'_> {
     }
 }
 
-/// Events per second of all writers together. Each makes what it writes with before the time begins.
-fn rate<W: FnMut(&[(String, State)])>(writers: &[Events], make: impl Fn(&Events) -> W + Sync) -> f64 {
-    let barrier = std::sync::Barrier::new(writers.len() + 1);
-    let total: usize = writers.iter().map(Vec::len).sum();
-    let seconds = thread::scope(|scope| {
-        for events in writers {
-            let (barrier, make) = (&barrier, &make);
-            scope.spawn(move || {
-                let mut write = make(events);
-                barrier.wait();
-                events.chunks(BATCH).for_each(&mut write);
-                barrier.wait();
-            });
+/// What events cost.
+struct Cost {
+    /// Events per second of all writers together.
+    rate: f64,
+    client_us: f64,
+    server_us: f64,
+    log_bytes: f64,
+}
+
+/// What has been used so far.
+struct Used {
+    client: Duration,
+    server: HashMap<u32, Duration>,
+    log_bytes: i64,
+}
+
+impl Used {
+    fn so_far(database: &Database) -> Self {
+        let processes = database.rows("SELECT pid FROM pg_stat_activity");
+        let processes = processes.iter().map(|row| row.get::<_, i32>(0).cast_unsigned());
+        Self {
+            client: cpu(std::process::id()),
+            server: processes.filter_map(|id| Some((id, cpu_if_running(id)?))).collect(),
+            log_bytes: database.number("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint"),
         }
-        barrier.wait();
-        let start = Instant::now();
-        barrier.wait();
-        start.elapsed().as_secs_f64()
-    });
-    total as f64 / seconds
+    }
+
+    /// The cost of so many events, which took so long.
+    fn cost_of(&self, events: usize, elapsed: Duration, before: &Self) -> Cost {
+        let events = events as f64;
+        let server = |(id, now): (&u32, &Duration)| *now - before.server.get(id).copied().unwrap_or_default();
+        Cost {
+            rate: events / elapsed.as_secs_f64(),
+            client_us: (self.client - before.client).as_secs_f64() * 1e6 / events,
+            server_us: self.server.iter().map(server).sum::<Duration>().as_secs_f64() * 1e6 / events,
+            log_bytes: (self.log_bytes - before.log_bytes) as f64 / events,
+        }
+    }
 }

@@ -1,7 +1,6 @@
 //! What is measured: the worker, or the bare loop that it is compared with, each a process of its own.
 
 use std::any::Any;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -57,11 +56,14 @@ impl Side {
     }
 
     /// Starts the bare loop on an empty stream, and waits until it has a group there.
-    pub(crate) fn bare_loop_on_stream(redis: &RedisServer) -> Self {
+    pub(crate) fn bare_loop_on_stream(redis: &RedisServer, store: Store) -> Self {
         delete_stream(redis);
         let directory = tempfile::tempdir().expect("make a temporary directory");
         let mut command = Command::new(std::env::current_exe().expect("a running program has a path"));
         command.arg("bare-stream-loop").arg(redis.url());
+        if store == Store::File {
+            command.arg(directory.path());
+        }
         let process = Process::start(&mut command);
         let mut connection = redis.connect();
         eventually(Duration::from_secs(10), "the bare loop to have a group", || {
@@ -139,12 +141,16 @@ pub(crate) fn setup(redis: &RedisServer, store: Store) -> Setup {
 
 /// The CPU time of a process; `/proc` counts it in hundredths of a second.
 pub(crate) fn cpu(id: u32) -> Duration {
-    let path = PathBuf::from(format!("/proc/{id}/stat"));
-    let stat = std::fs::read_to_string(path).expect("read the statistics of a process; this needs Linux");
+    cpu_if_running(id).expect("read the statistics of a process; this needs Linux")
+}
+
+/// The CPU time of a process that may have ended.
+pub(crate) fn cpu_if_running(id: u32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     // The name of the program, in parentheses, may hold spaces.
     let (_, fields) = stat.rsplit_once(')').expect("the name stands in parentheses");
     let ticks = fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().expect("a number"));
-    Duration::from_millis(ticks.sum::<u64>() * 10)
+    Some(Duration::from_millis(ticks.sum::<u64>() * 10))
 }
 
 fn status_bytes(id: u32, key: &str) -> u64 {

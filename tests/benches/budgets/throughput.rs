@@ -37,15 +37,15 @@ impl Path {
         whole_lives(match (self.feed, self.store) {
             (Feed::PubSub, Store::Memory) => options.events,
             // They go through the log of Redis, too.
-            (Feed::Stream, _) => options.events / 2,
-            (Feed::PubSub, Store::File) => options.file_events,
+            (Feed::Stream, Store::Memory) => options.events / 2,
+            (Feed::PubSub | Feed::Stream, Store::File) => options.file_events,
         })
     }
 
     fn bare_loop(&self, redis: &RedisServer) -> Side {
         match self.feed {
             Feed::PubSub => Side::bare_loop(redis, self.store),
-            Feed::Stream => Side::bare_loop_on_stream(redis),
+            Feed::Stream => Side::bare_loop_on_stream(redis, self.store),
         }
     }
 
@@ -59,9 +59,10 @@ impl Path {
 
 /// Measures a path with new evaluations and with lifecycles, and prints what it finds.
 pub(crate) fn measure(options: &Options, path: Path) {
-    let (name, from) = match path.feed {
-        Feed::PubSub => (path.store.name(), "pub/sub"),
-        Feed::Stream => ("streams", "streams"),
+    let (name, from) = match (path.feed, path.store) {
+        (Feed::PubSub, store) => (store.name(), "pub/sub"),
+        (Feed::Stream, Store::Memory) => ("streams", "streams"),
+        (Feed::Stream, Store::File) => ("streams-file", "streams"),
     };
     for (kind, load) in [(Kind::New, "a new evaluation per event"), (Kind::Lifecycles, "lifecycles")] {
         report::row(name, format_args!("{from} -> {}, {load}", path.store.name()));

@@ -1,11 +1,12 @@
 //! Plugins of an older and a newer minor version run; of another major version or layout they are refused in words.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::json;
 use storage_worker_tests::confirmations::Confirmations;
 use storage_worker_tests::outside;
-use storage_worker_tests::process::plugin_path;
+use storage_worker_tests::process::{library_name, plugin_path, worker_binary};
 use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::second_model::Sent;
@@ -40,6 +41,86 @@ fn with_plugin(redis_url: &str, plugin: &std::path::Path) -> Setup {
     Setup::new(redis_url, plugin.to_str().expect("temporary paths are Unicode"))
 }
 
+/// The contract as it was frozen, with a plugin, a layer and a loader; see docs/plugin-compatibility.md.
+fn frozen() -> PathBuf {
+    outside::repository().join("tests/fixtures/1.0.0")
+}
+
+fn build_frozen(package: &str, file: &str, into: &Path) -> PathBuf {
+    outside::build(&frozen(), package, file, into, &["--locked"])
+}
+
+/// What the loader says that it did with a plugin.
+#[track_caller]
+fn assert_loads(loader: &Path, plugin: &Path) {
+    let output = Command::new(loader).arg(plugin).output().expect("start the loader");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("merged: created"), "{}: {text}", plugin.display());
+}
+
+#[test]
+fn a_plugin_and_a_layer_of_1_0_0_run_in_todays_worker() {
+    let redis = RedisServer::start();
+    let built = tempfile::tempdir().expect("make a temporary directory");
+    let stored = build_frozen("storage-backend-stored", &library_name("stored"), built.path());
+    let watch = build_frozen("storage-backend-watch", &library_name("watch"), built.path());
+    let path = |plugin: &Path| plugin.to_str().expect("temporary paths are Unicode").to_owned();
+    let setup = with_plugin(&redis.url(), &watch).set("backends.main.children.watched", "stored");
+
+    stores_an_event(&setup.set("backends.stored.plugin", path(&stored)), &redis);
+    stores_an_event(
+        &with_plugin(&redis.url(), &watch)
+            .set("backends.main.children.watched", "stored")
+            .set("backends.stored.plugin", "memory"),
+        &redis,
+    );
+    let test = Command::new(worker_binary())
+        .args(["plugin", "test", &path(&stored), "--level", "basic"])
+        .output()
+        .expect("start the worker");
+    assert!(test.status.success(), "{}", String::from_utf8_lossy(&test.stdout));
+}
+
+#[test]
+fn todays_plugin_runs_in_the_loader_of_1_0_0() {
+    let built = tempfile::tempdir().expect("make a temporary directory");
+    let loader = build_frozen("loader", "loader", built.path());
+    let stored = build_frozen("storage-backend-stored", &library_name("stored"), built.path());
+
+    assert_loads(&loader, &plugin_path("memory"));
+    assert_loads(&loader, &stored);
+}
+
+/// The promise about sources: no method without a default body, no field that a plugin would have to fill in.
+#[test]
+fn a_plugin_that_was_written_for_1_0_0_compiles_against_todays_plugin_api() {
+    let redis = RedisServer::start();
+    let workspace = tempfile::tempdir().expect("make a temporary directory");
+    for member in ["stored", "watch"] {
+        outside::copy(&frozen().join(member), &workspace.path().join(member));
+    }
+    let today = outside::repository().join("plugin-api");
+    let manifest = std::fs::read_to_string(frozen().join("Cargo.toml")).expect("read a Cargo.toml");
+    let manifest = manifest
+        .replace("\"plugin-api\", ", "")
+        .replace(", \"loader\"", "")
+        .replace("path = \"plugin-api\"", &format!("path = {today:?}"));
+    assert!(manifest.contains(&format!("path = {today:?}")), "{manifest}");
+    std::fs::write(workspace.path().join("Cargo.toml"), manifest).expect("write a Cargo.toml");
+    std::fs::copy(outside::repository().join("Cargo.lock"), workspace.path().join("Cargo.lock")).expect("copied");
+    let build = |package, file: &str| {
+        outside::build(workspace.path(), package, file, &workspace.path().join("built"), &["--offline"])
+    };
+
+    let stored = build("storage-backend-stored", &library_name("stored"));
+    let watch = build("storage-backend-watch", &library_name("watch"));
+
+    let setup = with_plugin(&redis.url(), &watch)
+        .set("backends.main.children.watched", "stored")
+        .set("backends.stored.plugin", stored.to_str().expect("temporary paths are Unicode"));
+    stores_an_event(&setup, &redis);
+}
+
 #[test]
 fn a_plugin_of_a_newer_minor_version_and_one_of_an_older_run() {
     let redis = RedisServer::start();
@@ -49,9 +130,7 @@ fn a_plugin_of_a_newer_minor_version_and_one_of_an_older_run() {
 
     stores_an_event(&with_plugin(&redis.url(), &newer_plugin), &redis);
     for plugin in [newer_plugin, plugin_path("memory")] {
-        let output = Command::new(&newer_loader).arg(&plugin).output().expect("start the loader");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && text.contains("merged: created"), "{}: {text}", plugin.display());
+        assert_loads(&newer_loader, &plugin);
     }
 }
 

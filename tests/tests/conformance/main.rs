@@ -4,6 +4,8 @@
 mod bad_input;
 mod bare;
 mod broken;
+mod buckets;
+mod layers;
 mod right;
 
 use std::process::{Command, Output};

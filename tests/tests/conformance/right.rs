@@ -8,7 +8,7 @@ use storage_worker_tests::redis_server::free_port;
 use crate::{Kit, with_verdict};
 
 #[track_caller]
-fn assert_reached(card: &Value, reached: &[&str]) {
+pub(crate) fn assert_reached(card: &Value, reached: &[&str]) {
     assert_eq!(with_verdict(card, "failed"), [""; 0], "{}", card["behaviors"]);
     assert_eq!(with_verdict(card, "not_run"), [""; 0], "{}", card["behaviors"]);
     for (level, standing) in card["levels"].as_object().expect("a whole run tells levels") {

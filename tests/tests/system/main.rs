@@ -2,7 +2,10 @@
 //! directories. One program, so that it is linked once. Run by `make test`, which builds what they start.
 
 mod bad_input;
+mod bad_trees;
+mod buckets;
 mod composite;
+mod conservation;
 mod durability;
 mod flow;
 mod journal;
@@ -13,6 +16,8 @@ mod letters;
 mod lifecycles;
 mod mirror;
 mod models;
+mod outage;
+mod poison;
 mod postgres;
 mod reading;
 mod redis_away;
@@ -21,8 +26,10 @@ mod replay;
 mod shutdown;
 mod sqlite;
 mod streams;
+mod swap;
 mod tiered;
 mod trees;
+mod upkeep;
 
 use std::time::Duration;
 

@@ -150,3 +150,26 @@ fn lines_go_through_the_worker_are_confirmed_and_bad_ones_are_named() {
     let nobody = replay(&setup, &[file]);
     assert!(nobody.status.code() == Some(1) && errors(&nobody).contains("--into"), "{}", errors(&nobody));
 }
+
+/// A batch of them used to be more than one request to the worker may hold, and ended every replay there.
+#[test]
+fn large_events_of_a_stream_go_through_the_worker() {
+    let redis = RedisServer::start();
+    let (setup, worker) = start(&redis);
+    let large = |number: u32| {
+        let code = "x".repeat(1 << 20);
+        Sent::new("evaluation:queued", &json!({"eval_id": format!("e-{number}"), "event_id": "q", "code": code}))
+    };
+    let mut stream = Stream::new(&redis, "large");
+    let small = |number: u32| Sent::new("evaluation:failed", &json!({"eval_id": format!("s-{number}"), "error": "x"}));
+    stream.add(&(0..600).map(small).collect::<Vec<_>>());
+    (0..150).for_each(|number| stream.add(&[large(number)]));
+
+    let replayed = answer(&replay(&setup, &["--stream", "large"]), 0);
+
+    assert_eq!((&replayed["stored"], &replayed["refused"]), (&json!(750), &json!(0)));
+    assert!(worker.record("e-149").is_some());
+    let mistyped = replay(&setup, &["--stream", "larg"]);
+    let errors = errors(&mistyped);
+    assert!(mistyped.status.code() == Some(1) && errors.contains("there is no stream `larg`"), "{errors}");
+}

@@ -1,9 +1,10 @@
-//! Trees of backends as operators write them: the examples run, and what cannot work is refused with what to do.
+//! Trees of backends as operators write them: the examples run. What cannot work is in `bad_trees.rs`.
 
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
+use storage_worker_tests::bucket_servers::S3Server;
 use storage_worker_tests::postgres_server::PostgresServer;
 use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::redis_server::RedisServer;
@@ -25,6 +26,8 @@ fn examples() -> Vec<std::path::PathBuf> {
 #[test]
 fn every_example_configuration_runs_and_stores() {
     let (redis, database) = (RedisServer::start(), PostgresServer::start_with(&["fsync=on"]));
+    let buckets = S3Server::start();
+    buckets.make_bucket("evaluation-bodies");
     let names = examples();
     assert!(names.len() >= 7, "{names:?}");
 
@@ -32,7 +35,11 @@ fn every_example_configuration_runs_and_stores() {
         let setup = Setup::of_file(&path)
             .environment("REDIS_URL", &redis.url())
             .environment("DATABASE_URL", &database.url())
-            .environment("WORKER_NAME", "a");
+            .environment("WORKER_NAME", "a")
+            .environment("AWS_ENDPOINT", &buckets.endpoint())
+            .environment("AWS_ALLOW_HTTP", "true")
+            .environment("AWS_ACCESS_KEY_ID", "somebody")
+            .environment("AWS_SECRET_ACCESS_KEY", "geheim");
         let explained = setup.command(&["explain"]).output().expect("explain runs");
         assert!(explained.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&explained.stderr));
         let worker = setup.start();
@@ -57,50 +64,34 @@ fn every_example_configuration_runs_and_stores() {
         let (status, log) = worker.terminate(Duration::from_secs(30));
         assert!(status.success(), "{}: {log}", path.display());
     }
+    assert!(!buckets.objects("evaluation-bodies").is_empty());
 }
 
-/// What `check` says of backends below `[storage] backend = "main"`; panics unless it refuses them.
-fn refusal(backends: &str) -> String {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let path = directory.path().join("storage-worker.toml");
-    std::fs::write(&path, format!("[storage]\nbackend = \"main\"\n\n{backends}")).expect("written");
-    let setup = Setup::of_file(&path);
-    let output = setup.command(&["check"]).output().expect("check runs");
-    assert_eq!(output.status.code(), Some(2), "{backends}");
-    String::from_utf8(output.stderr).expect("text")
-}
-
+/// It used to be drawn without what each part promises, which is what one needs to see then.
 #[test]
-fn a_tree_that_cannot_work_is_refused_with_what_to_do() {
-    const STORES: &str = "\n[backends.f]\nplugin = \"file\"\noptions = { path = \"./f\" }\n[backends.m]\nplugin = \"memory\"\n\
-        [backends.hot]\nplugin = \"memory\"\noptions = { evict = true }\n";
-    let composite = |children: &str| {
-        refusal(&format!("[backends.main]\nplugin = \"cached-composite\"\nchildren = {{ {children} }}\n{STORES}"))
-    };
-    let cases = [
-        (composite("primary = \"main\""), "go round in a circle; take one child out"),
-        (composite("primary = \"g\""), "unknown child `g`"),
-        (
-            composite("cache = \"hot\""),
-            "cannot work without a child as `primary`; add `children = { primary = \"…\" }`",
-        ),
-        (composite("primary = \"f\", fallbck = \"m\""), "no role `fallbck`; did you mean `fallback`?"),
-        (
-            composite("primary = \"f\", fallback = \"f\""),
-            "stands 2 times in the tree (below `main`); give each place a backend of its own",
-        ),
-        (composite("primary = \"f\", fallback = \"m\""), "`m` is volatile"),
-        (composite("primary = \"f\", cache = \"m\""), "`m` never forgets"),
-        (composite("primary = \"hot\""), "`hot` may forget what it stored (it is evicting); it can only be `cache`"),
-        (
-            refusal("[backends.main]\nplugin = \"memory\"\noptions = { evict = true }\n"),
-            "it can only be the cache of a layer; choose another root",
-        ),
-        (refusal("[backends.main]\nplugin = \"postgresql\"\n"), "there is no plugin `postgresql`"),
-    ];
-    for (said, expected) in cases {
-        assert!(said.contains(expected), "expected: {expected}\nsaid: {said}");
+fn a_tree_that_is_weaker_than_the_guarantee_is_explained_and_refused() {
+    let setup = Setup::new("redis://127.0.0.1:1", "mirror")
+        .set("storage.guarantee", "durable")
+        .set("backends.main.options.ack", "all")
+        .set("backends.main.children.primary", "disk")
+        .set("backends.main.children.shadow", "ram")
+        .set("backends.disk.plugin", "file")
+        .set("backends.disk.options.path", "./data")
+        .set("backends.ram.plugin", "memory");
+
+    let explained = setup.command(&["explain"]).output().expect("explain runs");
+    let as_json = setup.command(&["explain", "--output", "json"]).output().expect("explain runs");
+    let checked = setup.command(&["check"]).output().expect("check runs");
+
+    assert_eq!([&explained, &as_json, &checked].map(|output| output.status.code()), [Some(2); 3]);
+    let text = String::from_utf8(explained.stdout).expect("text");
+    assert!(text.contains("volatile, 1 of 2 durable; a crash here may lose events"), "{text}");
+    assert!(text.contains("Guarantee: volatile. A crash may lose confirmed evaluations, because of `ram`"), "{text}");
+    for errors in [explained.stderr, checked.stderr] {
+        let said = String::from_utf8(errors).expect("text");
+        assert!(said.contains("cannot be kept: a crash may lose what `ram` holds"), "{said}");
     }
-    let unknown = refusal("[backends.main]\nplugin = \"postgresql\"\n");
-    assert!(unknown.contains("cached-composite") && unknown.contains("looked in"), "{unknown}");
+    let json: serde_json::Value = serde_json::from_slice(&as_json.stdout).expect("JSON");
+    assert_eq!(json["problems"][0]["key"], "storage.guarantee", "{json}");
+    assert_eq!(json["tree"]["children"][1]["capabilities"]["durable"], false, "{json}");
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use storage_plugin_api::Backend;
 use storage_worker::event::row::EventRows;
-use storage_worker::letters::config::DeadLettersConfig;
+use storage_worker::letters::Destination;
 use storage_worker::secret::Secret;
 use storage_worker::source::Source;
 use storage_worker::source::config::RedisConfig;
@@ -61,8 +61,9 @@ impl Fixture {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("start a runtime");
         let directory = tempfile::tempdir().expect("make a temporary directory");
-        let dead_letters = DeadLettersConfig { path: directory.path().join("dead.jsonl"), max_bytes: 1 << 20 };
-        prepare(&dead_letters.path);
+        let path = directory.path().join("dead.jsonl");
+        prepare(&path);
+        let dead_letters = Destination::File { path, max_bytes: 1 << 20 };
         let url = Secret::new(redis.url());
         let client = RedisClient::new(&RedisConfig {
             url,

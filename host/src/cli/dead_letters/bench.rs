@@ -1,14 +1,17 @@
-//! Where the letters are: with the worker that runs, or in the file if none does.
+//! Where the letters are: with the worker that runs, or in the file or the stream if none does.
+
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::super::UsageError;
 use crate::config::Loaded;
 use crate::http::client::{Client, ClientError};
 use crate::http::handing::{EditLetters, Select, SettleLetters, SomeLetters};
-use crate::letters::Letter;
 use crate::letters::desk::{Desk, Done, Edit, Filter, Note, Selected};
 use crate::letters::line::letter_of;
+use crate::letters::{Destination, Letter};
 use crate::source::fed::Outcome;
 
 /// See the head of this file.
@@ -22,7 +25,11 @@ impl Bench {
         let client = Client::new(loaded.config.admin.listen);
         match client.get("/livez") {
             Ok(_) => Ok(Self::Worker(client)),
-            Err(ClientError::NothingListens(_)) => Ok(Self::Here(Desk::new(&loaded.config.dead_letters))),
+            Err(ClientError::NothingListens(_)) => {
+                let config = &loaded.config;
+                let destination = Destination::new(&config.dead_letters, &config.redis);
+                Ok(Self::Here(Desk::new(destination.map_err(|error| UsageError(error.to_string()))?)))
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -34,27 +41,30 @@ impl Bench {
         }
     }
 
+    /// The ids of the letters that are meant. Those that are named are, whether there are such letters or not.
     pub(super) fn ids(&self, filter: &Filter, limit: usize) -> anyhow::Result<Vec<String>> {
-        let letters = self.select(filter, limit, true)?.letters;
-        Ok(letters.iter().filter_map(|letter| letter["id"].as_str().map(str::to_owned)).collect())
+        if !filter.ids.is_empty() && (Filter { ids: Vec::new(), ..filter.clone() }) == Filter::default() {
+            let named: BTreeSet<&String> = filter.ids.iter().collect();
+            return Ok(named.into_iter().take(limit).cloned().collect());
+        }
+        match self {
+            Self::Worker(client) => ask(client, "ids", &Select { filter: filter.clone(), limit, brief: true }),
+            Self::Here(desk) => Ok(desk.ids(filter, limit)?),
+        }
     }
 
-    /// Those of these letters that there are, whole.
-    pub(super) fn letters(&self, ids: &[String]) -> anyhow::Result<Vec<Letter>> {
-        let mut letters: Vec<Letter> = Vec::with_capacity(ids.len());
-        let mut left = ids.to_vec();
-        // Where letters are large, only some come at once.
-        while !left.is_empty() {
-            let filter = Filter { ids: left.clone(), ..Filter::default() };
-            let some: Vec<Letter> =
-                self.select(&filter, left.len(), false)?.letters.into_iter().filter_map(letter_of).collect();
-            if some.is_empty() {
-                break;
+    /// Some of these letters, whole, as many as are handed out at once; and the ids that are left.
+    pub(super) fn some_letters<'a>(&self, ids: &'a [String]) -> anyhow::Result<(Vec<Letter>, &'a [String])> {
+        match self {
+            Self::Here(desk) => {
+                let (letters, looked_at) = desk.first_letters(ids)?;
+                Ok((letters, &ids[looked_at..]))
             }
-            left.retain(|id| !some.iter().any(|letter| letter.id == *id));
-            letters.extend(some);
+            Self::Worker(client) => {
+                let (letters, looked_at): (Vec<serde_json::Value>, usize) = ask(client, "first", &ids)?;
+                Ok((letters.into_iter().filter_map(letter_of).collect(), ids.get(looked_at..).unwrap_or_default()))
+            }
         }
-        Ok(letters)
     }
 
     pub(super) fn edit(&self, edits: &[Edit], note: &Note) -> anyhow::Result<Vec<Done>> {

@@ -1,6 +1,7 @@
 //! `dead-letters`: looks at events that were given up, and repairs, retries or drops them.
 
 mod bench;
+mod edit;
 mod jq;
 mod table;
 
@@ -13,13 +14,15 @@ use serde_json::{Value, json};
 use self::bench::Bench;
 use self::jq::Expression;
 use super::output::{self, Output};
+use super::progress::Progress;
 use super::storage::{Access, Storage};
 use super::{Global, UsageError};
 use crate::config::Loaded;
 use crate::event::decode::Limits;
 use crate::http;
-use crate::letters::desk::{Done, DoneOutcome, Edit, Filter, Note};
-use crate::letters::{Letter, LetterState};
+use crate::letters::Letter;
+use crate::letters::desk::{Done, DoneOutcome, Filter, Note, Shown};
+use crate::letters::line::letter_text;
 use crate::replay::into::Into as Merging;
 use crate::replay::record::Record;
 use crate::source::fed::Outcome;
@@ -43,8 +46,8 @@ Examples:
   storage-worker dead-letters retry --reason missing_field
   storage-worker dead-letters drop --channel evaluation:typo
 
-Asks the worker that listens on `admin.listen`; if none does, works on the file of `dead_letters.path`.
-Every edit, retry and drop leaves a line in the audit beside that file.
+Asks the worker that listens on `admin.listen`; if none does, works on the file of `dead_letters.path`, or on the stream of
+`dead_letters.stream`. Every edit, retry and drop leaves a line in the audit beside it.
 
 Exit codes: 0 done, 1 some could not be edited or failed again, 2 wrong usage or configuration";
 
@@ -118,9 +121,9 @@ struct Which {
     /// Those given up before this time
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
-    /// Those in this state
-    #[arg(long, value_name = "STATE", value_parser = ["dead", "parked"])]
-    state: Option<String>,
+    /// Those in this state; may be repeated
+    #[arg(long = "state", value_name = "STATE", value_parser = ["dead", "edited", "parked"])]
+    states: Vec<String>,
     /// At most so many, the newest [default: 100 for list, else all]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
@@ -142,10 +145,11 @@ impl Which {
             let time = text.as_deref().map(http::parse_time).transpose();
             time.map_err(|error| UsageError(error.replacen("`since`", &format!("`{name}`"), 1)))
         };
-        let state = self.state.as_deref().map(|state| match state {
-            "parked" => LetterState::Parked,
-            _ => LetterState::Dead,
-        });
+        let state = |state: &String| match state.as_str() {
+            "parked" => Shown::Parked,
+            "edited" => Shown::Edited,
+            _ => Shown::Dead,
+        };
         Ok(Filter {
             ids: self.ids.clone(),
             reason: self.reason.clone(),
@@ -153,7 +157,7 @@ impl Which {
             evaluation_id: self.eval_id.clone(),
             since: time("--since", &self.since)?,
             until: time("--until", &self.until)?,
-            state,
+            states: self.states.iter().map(state).collect(),
         })
     }
 
@@ -188,8 +192,10 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
         Command::Show { ids } => show(&bench, ids, format),
         Command::Retry { which, into, how } => {
             let mut filter = which.filter_of_change(*how)?;
-            if filter.ids.is_empty() && filter.state.is_none() {
-                filter.state = Some(LetterState::Dead);
+            if filter.ids.is_empty() && filter.states.is_empty() {
+                let parked = Filter { states: vec![Shown::Parked], ..filter.clone() };
+                tell_of_parked(bench.ids(&parked, usize::MAX)?.len());
+                filter.states = vec![Shown::Dead, Shown::Edited];
             }
             let ids = bench.ids(&filter, which.limit())?;
             if how.dry_run {
@@ -197,7 +203,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
             }
             let done = match into {
                 Some(name) => retry_into(&bench, &loaded, &ids, name)?,
-                None => in_chunks(&ids, |ids| bench.retry(ids, &note(None)))?,
+                None => in_chunks("tried", &ids, |ids| bench.retry(ids, &note(None)))?,
             };
             answer(format, &done)
         }
@@ -205,14 +211,14 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
             let filter = which.filter_of_change(*how)?;
             let expression = Expression::new(expression, *raw_input).map_err(UsageError)?;
             let ids = bench.ids(&filter, which.limit())?;
-            edit(&bench, &expression, &ids, format, how.dry_run)
+            edit::run(&bench, &expression, &ids, format, how.dry_run)
         }
         Command::Drop { which, how } => {
             let ids = bench.ids(&which.filter_of_change(*how)?, which.limit())?;
             if how.dry_run {
                 return would(format, "drop", &ids);
             }
-            answer(format, &in_chunks(&ids, |ids| bench.drop_letters(ids, &note(None)))?)
+            answer(format, &in_chunks("dropped", &ids, |ids| bench.drop_letters(ids, &note(None)))?)
         }
     }
 }
@@ -223,16 +229,33 @@ fn note(detail: Option<&str>) -> Note {
 }
 
 fn show(bench: &Bench, ids: &[String], format: Output) -> anyhow::Result<ExitCode> {
-    let filter = Filter { ids: ids.to_vec(), ..Filter::default() };
-    let letters = bench.select(&filter, ids.len(), false)?.letters;
-    if letters.is_empty() {
-        anyhow::bail!("there is no dead letter `{}`", ids.join("`, `"));
+    let (mut letters, mut left) = (Vec::with_capacity(ids.len()), ids);
+    while !left.is_empty() {
+        let some;
+        (some, left) = bench.some_letters(left)?;
+        let value = |letter: &Letter| serde_json::from_str::<Value>(&letter_text(letter));
+        letters.extend(some.iter().map(value).collect::<Result<Vec<_>, _>>()?);
     }
     match format {
         Output::Json => output::print_json(&json!({ "letters": letters }))?,
         Output::Text => output::print(&letters.iter().map(table::whole).collect::<Vec<_>>().join("\n"))?,
     }
+    let is_missing = |id: &&String| !letters.iter().any(|letter| letter["id"] == id.as_str());
+    let missing: Vec<&str> = ids.iter().filter(is_missing).map(String::as_str).collect();
+    if !missing.is_empty() {
+        anyhow::bail!("there is no dead letter `{}`", missing.join("`, `"));
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is left alone might be what somebody looks for.
+fn tell_of_parked(letters: usize) {
+    if letters > 0 {
+        output::print_note(&format!(
+            "{} left alone, as it failed again before; edit what is parked, or name it with `--state parked`",
+            counted(letters)
+        ));
+    }
 }
 
 fn would(format: Output, what: &str, ids: &[String]) -> anyhow::Result<ExitCode> {
@@ -250,13 +273,25 @@ fn counted(letters: usize) -> String {
     format!("{letters} {}", if letters == 1 { "letter" } else { "letters" })
 }
 
-fn in_chunks(ids: &[String], work: impl Fn(&[String]) -> anyhow::Result<Vec<Done>>) -> anyhow::Result<Vec<Done>> {
+/// Works on some letters at a time, and shows how far it is.
+fn in_chunks(
+    what: &'static str,
+    ids: &[String],
+    work: impl Fn(&[String]) -> anyhow::Result<Vec<Done>>,
+) -> anyhow::Result<Vec<Done>> {
+    let progress = Progress::start(what, Some(ids.len() as u64));
     let mut done = Vec::with_capacity(ids.len());
     for ids in ids.chunks(CHUNK) {
-        let so_far = done.len();
-        done.extend(work(ids).with_context(|| format!("stopped after {}", counted(so_far)))?);
+        done.extend(work(ids).inspect_err(|_| progress.end()).with_context(|| stopped(what, done.len()))?);
+        progress.at(done.len() as u64);
     }
+    progress.end();
     Ok(done)
+}
+
+/// What an operator must know of work that was not done to the end.
+fn stopped(what: &str, letters: usize) -> String {
+    format!("stopped after {} {} {what}", counted(letters), if letters == 1 { "was" } else { "were" })
 }
 
 /// Merges letters into a backend from here, and notes how each fared.
@@ -269,68 +304,27 @@ fn retry_into(bench: &Bench, loaded: &Loaded, ids: &[String], name: &str) -> any
         backend: &*storage.first().backend,
         call_timeout: config.storage.call_timeout,
     };
-    in_chunks(ids, |ids| {
-        let letters = bench.letters(ids)?;
-        let record = |letter: &Letter| Record {
-            channel: letter.channel.clone(),
-            payload: letter.current_payload().to_vec(),
-            event_id: letter.event_id.clone(),
-            time: Some(letter.time),
-        };
-        let records: Vec<Record> = letters.iter().map(record).collect();
-        let fared = merging.merge(&records, 0).into_iter().map(|refused| match refused {
-            None => Outcome::Stored,
-            Some(refused) => Outcome::Refused { reason: refused.reason, error: refused.error },
-        });
-        let tried: Vec<_> = letters.iter().map(|letter| letter.id.clone()).zip(fared).collect();
-        bench.settle(&tried, &note(Some(name)))
-    })
-}
-
-fn edit(
-    bench: &Bench,
-    expression: &Expression,
-    ids: &[String],
-    format: Output,
-    dry_run: bool,
-) -> anyhow::Result<ExitCode> {
-    let (mut done, mut failed, mut shown) = (Vec::new(), Vec::new(), Vec::new());
-    for ids in ids.chunks(CHUNK) {
-        let mut edits = Vec::new();
-        for letter in bench.letters(ids)? {
-            match expression.apply(letter.current_payload()) {
-                Ok(edited) => edits.push(Edit { id: letter.id, edited }),
-                Err(error) => failed.push(json!({ "id": letter.id, "error": error })),
-            }
-        }
-        if dry_run {
-            shown.extend(edits.iter().map(|edit| json!({ "id": edit.id, "edited": edit.edited })));
-        } else if !edits.is_empty() {
-            done.extend(bench.edit(&edits, &note(Some(expression.text())))?);
-        }
-    }
-    let edited = if dry_run { shown.len() } else { done.len() };
-    match format {
-        Output::Json if dry_run => output::print_json(&json!({ "dry_run": true, "letters": shown, "failed": failed }))?,
-        Output::Json => output::print_json(&json!({ "edited": edited, "failed": failed }))?,
-        Output::Text => {
-            let line = |value: &Value, key: &str| {
-                format!(
-                    "  {}  {}\n",
-                    output::plain(value["id"].as_str().unwrap_or_default()),
-                    output::plain(value[key].as_str().unwrap_or_default())
-                )
+    in_chunks("tried", ids, |ids| {
+        let (mut done, mut left) = (Vec::new(), ids);
+        while !left.is_empty() {
+            let letters;
+            (letters, left) = bench.some_letters(left)?;
+            let record = |letter: &Letter| Record {
+                channel: letter.channel.clone(),
+                payload: letter.current_payload().to_vec(),
+                event_id: letter.event_id.clone(),
+                time: Some(letter.time),
             };
-            let mut text = format!("{} {}\n", if dry_run { "would edit" } else { "edited" }, counted(edited));
-            text.extend(shown.iter().map(|value| line(value, "edited")));
-            if !failed.is_empty() {
-                text.push_str(&format!("{} could not be edited:\n", counted(failed.len())));
-                text.extend(failed.iter().map(|value| line(value, "error")));
-            }
-            output::print(&text)?;
+            let records: Vec<Record> = letters.iter().map(record).collect();
+            let fared = merging.merge(&records, 0).into_iter().map(|refused| match refused {
+                None => Outcome::Stored,
+                Some(refused) => Outcome::Refused { reason: refused.reason, error: refused.error },
+            });
+            let tried: Vec<_> = letters.iter().map(|letter| letter.id.clone()).zip(fared).collect();
+            done.extend(bench.settle(&tried, &note(Some(name)))?);
         }
-    }
-    Ok(ExitCode::from(u8::from(!failed.is_empty())))
+        Ok(done)
+    })
 }
 
 /// Says what became of letters; 1 if any failed again.

@@ -15,6 +15,7 @@ use self::generate::Generator;
 use super::output::{self, Output};
 use super::{Global, UsageError};
 use crate::source::config::RedisConfig;
+use crate::source::redis_client::RedisClient;
 use crate::source::streams::EntryForm;
 
 /// Most messages sent before their answers are read.
@@ -104,7 +105,7 @@ fn answer_added(format: Output, published: &Published, key: &str) -> std::io::Re
 }
 
 fn answer(format: Output, published: &Published) -> anyhow::Result<()> {
-    let Published { events, reached, subscribers } = *published;
+    let Published { events, reached, subscribers, is_cluster } = *published;
     match format {
         Output::Json => {
             output::print_json(&json!({ "events": events, "reached": reached, "subscribers": subscribers }))?
@@ -114,7 +115,7 @@ fn answer(format: Output, published: &Published) -> anyhow::Result<()> {
             output::print(&format!("published {}, {reached} of them to a subscriber", counted(events, "event")))?;
         }
     }
-    if reached < events && format == Output::Text {
+    if reached < events && !is_cluster && format == Output::Text {
         output::print_note("Redis forgets what nobody is subscribed to; is a worker running on this Redis?");
     }
     Ok(())
@@ -147,6 +148,8 @@ struct Published {
     reached: u64,
     /// The most subscribers that got one.
     subscribers: u64,
+    /// Redis counts those of one node alone.
+    is_cluster: bool,
 }
 
 /// Publishes in pipelines.
@@ -161,15 +164,12 @@ struct Publisher {
 impl Publisher {
     fn connect(redis: &RedisConfig, stream: Option<(String, EntryForm)>) -> anyhow::Result<Self> {
         let url = redis.url.to_string();
-        let connection = redis::Client::open(redis.url.expose())
-            .and_then(|client| client.get_connection_with_timeout(redis.connect_timeout))
-            .and_then(|connection| {
-                connection.set_read_timeout(Some(redis.response_timeout))?;
-                connection.set_write_timeout(Some(redis.response_timeout))?;
-                Ok(connection)
-            })
+        let client = RedisClient::new(redis).map_err(|error| UsageError(error.to_string()))?;
+        let connection = client
+            .blocking_connection(stream.as_ref().map(|(key, _)| &**key))
             .with_context(|| format!("cannot connect to `{url}`; start Redis there, or set `REDIS_URL`"))?;
-        Ok(Self { stream, connection, pipeline: redis::pipe(), published: Published::default(), url })
+        let published = Published { is_cluster: client.is_cluster(), ..Published::default() };
+        Ok(Self { stream, connection, pipeline: redis::pipe(), published, url })
     }
 
     fn publish(&mut self, channel: &str, payload: &[u8]) -> anyhow::Result<()> {

@@ -14,7 +14,9 @@ use crate::source::streams::Range;
 /// Longest line that is read; a longer one is no event.
 const MAX_LINE_BYTES: u64 = 64 * 1024 * 1024;
 /// About so many bytes are taken at once.
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
+pub(super) const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// So many entries of a stream are read before it is known how large they are.
+const FIRST_ENTRIES: usize = 16;
 
 /// Where in the input something stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +32,16 @@ pub(super) type Found = (Place, Result<Record, String>);
 
 /// An input, read from its beginning or from where a replay before ended.
 pub(super) enum Input {
-    Lines { reader: BufReader<File>, offset: u64, line: u64 },
-    Stream(Box<Range>),
+    Lines {
+        reader: BufReader<File>,
+        offset: u64,
+        line: u64,
+    },
+    /// With how many entries are read at once, so that they are about as many bytes as a batch may have.
+    Stream {
+        range: Box<Range>,
+        count: usize,
+    },
     Journal(Box<Archive>),
 }
 
@@ -51,6 +61,11 @@ impl Input {
         Ok(Self::lines(file))
     }
 
+    /// A range of a stream.
+    pub(super) fn stream(range: Range) -> Self {
+        Self::Stream { range: Box::new(range), count: FIRST_ENTRIES }
+    }
+
     fn lines(file: File) -> Self {
         Self::Lines { reader: BufReader::with_capacity(256 * 1024, file), offset: 0, line: 0 }
     }
@@ -58,7 +73,7 @@ impl Input {
     /// Goes on behind a place: its `next`.
     pub(super) fn skip_to(&mut self, next: &str) -> anyhow::Result<()> {
         match self {
-            Self::Stream(range) => range.skip_to(next),
+            Self::Stream { range, .. } => range.skip_to(next),
             Self::Journal(archive) => {
                 let (segment, at) = next.split_once(':').context("the position to go on from is none")?;
                 archive.skip_to(Position { segment: segment.parse()?, at: at.parse()? });
@@ -75,8 +90,10 @@ impl Input {
     /// The next events, at most so many; none at the end.
     pub(super) fn read(&mut self, count: usize) -> anyhow::Result<Vec<Found>> {
         match self {
-            Self::Stream(range) => {
-                let entries = range.read(count).context("cannot read the stream")?;
+            Self::Stream { range, count: at_once } => {
+                let entries = range.read(count.min(*at_once)).context("cannot read the stream")?;
+                let bytes: usize = entries.iter().map(|entry| entry.payload.len()).sum();
+                *at_once = (BATCH_BYTES * entries.len() / bytes.max(1)).clamp(1, FIRST_ENTRIES.max(2 * *at_once));
                 let found = entries.into_iter().map(|entry| {
                     let place = Place { name: format!("entry {}", entry.id), next: entry.id };
                     let (channel, payload) = (entry.channel, entry.payload);

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
 
-use self::input::{Found, Input, Place};
+use self::input::{BATCH_BYTES, Found, Input, Place};
 use self::progress::Progress;
 use super::output::{self, Output};
 use super::storage::{Access, Storage};
@@ -44,7 +44,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Arguments {
-    /// Files of one JSON object a line: {"channel", "payload" or "payload_base64", "event_id", "time"}; `-` for standard input
+    /// File of one JSON object a line: {"channel", "payload" or "payload_base64", "event_id", "time"}; `-` for standard input
     #[arg(value_name = "FILE", required_unless_present_any = ["stream", "journal"], conflicts_with_all = ["stream", "journal"])]
     file: Option<PathBuf>,
 
@@ -87,7 +87,6 @@ Examples:
   storage-worker replay --stream evaluation:events --into fresh --resume replay.position
   storage-worker replay --journal journal --from 2025-01-31T00:00:00Z --into fresh
   storage-worker replay events.jsonl --rate 500
-  storage-worker replay journal/dead-letters.jsonl
   zcat events.jsonl.gz | storage-worker replay - --at 2025-01-31T12:00:00Z
 
 Exit codes: 0 done, 1 some lines were no events or storage failed, 2 wrong usage or configuration";
@@ -118,23 +117,25 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
     }
     let rate = arguments.rate.and_then(|rate| usize::try_from(rate).ok());
     let count = rate.map_or(BATCH, |rate| (rate / 10).clamp(1, BATCH));
-    let began = Instant::now();
-    let mut handed = 0;
+    let mut due = Instant::now();
     loop {
         let found = input.read(count)?;
         let Some((Place { next, .. }, _)) = found.last() else { break };
         let next = next.clone();
-        handed += found.len();
+        let handed = found.len();
         for (place, outcome) in target.take(found, at)? {
             progress.count(&place, outcome);
         }
         progress.save(next)?;
         if let Some(rate) = arguments.rate {
+            // What an outage kept back is not made up for.
             #[expect(clippy::cast_precision_loss, reason = "the pause is as long to a microsecond")]
-            let due = Duration::from_secs_f64(handed as f64 / f64::from(rate));
-            std::thread::sleep(due.saturating_sub(began.elapsed()));
+            let takes = Duration::from_secs_f64(handed as f64 / f64::from(rate));
+            due = due.max(Instant::now() - takes) + takes;
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
     }
+    progress.end();
     answer(global.output, &progress, storage.is_some())
 }
 
@@ -185,28 +186,42 @@ impl Target<'_> {
                 Err(reason) => fared.push((place, Fared::Unreadable(reason))),
             }
         }
-        if records.is_empty() {
-            return Ok(fared);
-        }
-        let mut refused: Vec<Option<String>> = vec![None; records.len()];
-        match self {
-            Self::Backend(merging) => {
-                for (index, reject) in merging.merge(&records, NO_TIME).into_iter().enumerate() {
-                    refused[index] = reject.map(|reject| reject.error);
-                }
-            }
-            Self::Worker(client) => {
-                for (index, outcome) in hand_over(client, &records)?.refused {
-                    if let (Outcome::Refused { error, .. }, Some(place)) = (outcome, refused.get_mut(index)) {
-                        *place = Some(error);
-                    }
-                }
-            }
+        let mut refused = Vec::with_capacity(records.len());
+        while refused.len() < records.len() {
+            refused.extend(self.take_some(first_batch(&records[refused.len()..]))?);
         }
         let of = |refused: Option<String>| refused.map_or(Fared::Stored, Fared::Refused);
         fared.extend(places.into_iter().zip(refused.into_iter().map(of)));
         Ok(fared)
     }
+
+    /// Why each was refused, if it was.
+    fn take_some(&self, records: &[Record]) -> anyhow::Result<Vec<Option<String>>> {
+        match self {
+            Self::Backend(merging) => {
+                Ok(merging.merge(records, NO_TIME).into_iter().map(|reject| Some(reject?.error)).collect())
+            }
+            Self::Worker(client) => {
+                let mut refused: Vec<Option<String>> = vec![None; records.len()];
+                for (index, outcome) in hand_over(client, records)?.refused {
+                    if let (Outcome::Refused { error, .. }, Some(place)) = (outcome, refused.get_mut(index)) {
+                        *place = Some(error);
+                    }
+                }
+                Ok(refused)
+            }
+        }
+    }
+}
+
+/// As many of these as go in one call or one request: one at least.
+fn first_batch(records: &[Record]) -> &[Record] {
+    let mut bytes = 0;
+    let fits = |record: &&Record| {
+        bytes += record.payload.len();
+        bytes <= BATCH_BYTES
+    };
+    &records[..records.iter().take_while(fits).count().max(1)]
 }
 
 /// Hands events to the worker until they are settled; the same ones again do no harm.
@@ -250,8 +265,12 @@ fn open(arguments: &Arguments, config: &Config) -> anyhow::Result<Input> {
             let client = RedisClient::new(&config.redis).map_err(|error| UsageError(error.to_string()))?;
             let from = stream_end("--from", arguments.from.as_deref().unwrap_or("-"))?;
             let to = stream_end("--to", arguments.to.as_deref().unwrap_or("+"))?;
-            let connection = client.blocking_connection()?;
-            Ok(Input::Stream(Box::new(Range::new(connection, key, &from, &to, &config.source.streams))))
+            let mut connection = client.blocking_connection(Some(key))?;
+            // Of what is not there Redis gives nothing, and a name that was mistyped would pass for an empty stream.
+            if !redis::cmd("EXISTS").arg(key).query::<bool>(&mut connection).context("cannot read the stream")? {
+                bail!("there is no stream `{key}` in redis at `{}`", client.address());
+            }
+            Ok(Input::stream(Range::new(connection, key, &from, &to, &config.source.streams)))
         }
         (None, Some(path), _) => {
             let from = time("--from", arguments.from.as_deref())?.unwrap_or(i64::MIN);
@@ -285,7 +304,7 @@ fn stream_end(name: &str, text: &str) -> Result<String, UsageError> {
 
 /// Looks at everything before anything is stored: an event without any time needs `--at`.
 fn refuse_without_time(input: &mut Input, config: &Config, limits: &Limits, next: Option<&str>) -> anyhow::Result<()> {
-    if let Input::Stream(_) | Input::Journal(_) = input {
+    if let Input::Stream { .. } | Input::Journal(_) = input {
         return Ok(());
     }
     let (mut count, mut first) = (0_u64, None);

@@ -1,18 +1,17 @@
 //! How far a replay is: what was counted, what is told meanwhile, and the file that keeps the position.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use super::super::UsageError;
-use super::super::output::{plain, print_note};
+use super::super::output::plain;
+use super::super::{UsageError, progress};
 use super::Fared;
 use super::input::Place;
 
-/// How often it says how far it is.
-const EVERY: Duration = Duration::from_secs(5);
 /// So many lines that were refused are named.
 const MOST_NAMED: u64 = 20;
 
@@ -28,12 +27,11 @@ struct Position {
 }
 
 /// See the head of this file.
-#[derive(Debug)]
 pub(super) struct Progress {
     file: Option<PathBuf>,
     position: Position,
     named: u64,
-    told: Instant,
+    shown: progress::Progress,
 }
 
 impl Progress {
@@ -57,7 +55,8 @@ impl Progress {
             }
             Some(_) | None => new(),
         };
-        Ok(Self { file: file.map(Path::to_owned), position, named: 0, told: Instant::now() })
+        let shown = progress::Progress::start("replayed", None);
+        Ok(Self { file: file.map(Path::to_owned), position, named: 0, shown })
     }
 
     /// Where to go on.
@@ -87,9 +86,9 @@ impl Progress {
         };
         self.named += 1;
         if self.named <= MOST_NAMED {
-            print_note(&format!("{}: {}", place.name, plain(&reason)));
+            self.shown.say(&format!("note: {}: {}", place.name, plain(&reason)));
         } else if self.named == MOST_NAMED + 1 {
-            print_note("further ones are only counted");
+            self.shown.say("note: further ones are only counted");
         }
     }
 
@@ -97,17 +96,24 @@ impl Progress {
     pub(super) fn save(&mut self, next: String) -> anyhow::Result<()> {
         self.position.next = Some(next);
         if let Some(path) = &self.file {
-            let new = path.with_extension("new");
-            let text = serde_json::to_string(&self.position)?;
-            std::fs::write(&new, text + "\n")
+            let mut new = path.clone().into_os_string();
+            new.push(".new");
+            let text = serde_json::to_string(&self.position)? + "\n";
+            let written = File::create(&new).and_then(|mut file| {
+                file.write_all(text.as_bytes())?;
+                file.sync_data()
+            });
+            written
                 .and_then(|()| std::fs::rename(&new, path))
                 .with_context(|| format!("cannot keep the position in `{}`", path.display()))?;
         }
-        if self.told.elapsed() >= EVERY {
-            self.told = Instant::now();
-            let (stored, refused, unreadable) = self.counts();
-            print_note(&format!("{stored} stored, {refused} refused, {unreadable} unreadable so far"));
-        }
+        let (stored, refused, unreadable) = self.counts();
+        self.shown.at(stored + refused + unreadable);
         Ok(())
+    }
+
+    /// The answer follows.
+    pub(super) fn end(&self) {
+        self.shown.end();
     }
 }

@@ -12,10 +12,10 @@ pub(super) struct Member {
 }
 
 impl Member {
-    /// Reads entries that nobody has read yet, of several streams.
-    pub(super) fn read_new(&self, count: usize, block_ms: u128, streams: &[&str]) -> Cmd {
+    /// Reads entries that nobody has read yet.
+    pub(super) fn read_new(&self, count: usize, block_ms: u128, stream: &str) -> Cmd {
         let mut command = self.read(count);
-        command.arg("BLOCK").arg(block_ms.to_string()).arg("STREAMS").arg(streams).arg(vec![">"; streams.len()]);
+        command.arg("BLOCK").arg(block_ms.to_string()).arg("STREAMS").arg(stream).arg(">");
         command
     }
 
@@ -51,7 +51,7 @@ impl Member {
         command
     }
 
-    /// Removes the consumer with whatever it holds, so only one that never holds anything.
+    /// Removes the consumer with whatever it holds, so only our own run, which never holds anything.
     pub(super) fn remove_run(&self, stream: &str) -> Cmd {
         let mut command = cmd("XGROUP");
         command.arg("DELCONSUMER").arg(stream).arg(&self.group).arg(&self.consumer);

@@ -13,7 +13,7 @@ pub(super) enum Failure {
     Client(RedisClientError),
     /// Redis refused a command, or the connection broke.
     Redis(RedisError),
-    /// Redis takes no acknowledgements, so nothing more is read.
+    /// Redis takes no acknowledgements of the stream, so nothing more of it is read.
     Unacknowledged(usize),
 }
 
@@ -27,10 +27,19 @@ pub(super) enum Reach {
 }
 
 impl Failure {
+    /// The first word of what Redis answered.
+    pub(super) fn code(&self) -> Option<&str> {
+        match self {
+            Self::Redis(error) => error.code(),
+            Self::Client(_) | Self::Unacknowledged(_) => None,
+        }
+    }
+
     pub(super) fn reach(&self) -> Reach {
         match self {
-            Self::Client(_) | Self::Unacknowledged(_) => Reach::Server,
-            Self::Redis(error) => match error.code() {
+            Self::Client(_) => Reach::Server,
+            Self::Unacknowledged(_) => Reach::Stream,
+            Self::Redis(_) => match self.code() {
                 Some("NOGROUP" | "WRONGTYPE" | "UNBLOCKED" | "NOPERM" | "OOM" | "ERR") => Reach::Stream,
                 _ => Reach::Server,
             },
@@ -49,6 +58,9 @@ pub(crate) fn advice(error: &RedisError) -> &'static str {
         Some("OOM") => "; Redis is at its `maxmemory`: raise it, or trim the streams (`source.streams.trim`)",
         Some("READONLY") => "; this is a read-only replica: give `redis.url` the address of the primary",
         Some("MISCONF") => "; Redis cannot write to its disk: look at its log",
+        Some("MOVED") => {
+            "; the key is on another node of a cluster: that is followed, if `redis.url` begins with `redis+cluster://`"
+        }
         Some("NOAUTH" | "WRONGPASS") => "; correct user and password in `redis.url`",
         _ => "",
     }

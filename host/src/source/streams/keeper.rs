@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use super::commands::{self, Info, Member};
 use super::entry::EntryId;
 use super::failure::{Failure, Reach};
-use super::shared::{Place, Shared};
+use super::shared::Shared;
 use crate::source::redis_client::{Pauses, RedisClient};
 
 /// How often it says that the worker lives, and looks after the group.
@@ -40,8 +40,9 @@ pub(super) struct Keeper {
     pauses: Pauses,
     failures: u64,
     began: Instant,
-    /// Settled entries that Redis was not told of yet.
-    settled: Vec<Place>,
+    /// How often Redis did not take acknowledgements, and whether none is sent until the next look.
+    refusals: u64,
+    is_refusing: bool,
     /// Another run that goes by our name, which the log told of.
     double: Option<String>,
     /// What the log told of that Redis refuses us.
@@ -58,7 +59,8 @@ impl Keeper {
             pauses,
             failures: 0,
             began: Instant::now(),
-            settled: Vec::new(),
+            refusals: 0,
+            is_refusing: false,
             double: None,
             refused: BTreeMap::new(),
         }
@@ -86,8 +88,9 @@ impl Keeper {
                     self.link = None;
                     self.failures += 1;
                     if self.failures.is_power_of_two() {
-                        let (redis, settled) = (self.client.address(), self.settled.len() + self.shared.settled());
-                        warn!(redis, error = %failure, settled, "cannot acknowledge entries, will try again");
+                        let (redis, settled) = (self.client.address(), self.shared.settled());
+                        let stream = self.shared.key();
+                        warn!(redis, stream, error = %failure, settled, "cannot acknowledge entries and look after the group, will try again");
                     }
                     sleep(self.pauses.pause()).await;
                     // Whoever was told of something while we slept is not told again.
@@ -95,7 +98,7 @@ impl Keeper {
                     continue;
                 }
             }
-            if self.shared.is_finishing() && self.settled.is_empty() && self.shared.settled() == 0 {
+            if self.shared.is_finishing() && self.shared.settled() == 0 {
                 self.leave().await;
                 self.shared.set_done();
                 return;
@@ -105,78 +108,99 @@ impl Keeper {
 
     async fn turn(&mut self, look: bool) -> Result<(), Failure> {
         if self.link.is_none() {
-            self.link = Some(self.client.connection().await?);
+            self.link = Some(self.client.connection_to(self.shared.key(), Duration::ZERO).await?);
         }
-        while self.acknowledge().await? {}
-        if look {
-            for stream in 0..self.shared.membership.config.streams.len() {
-                self.look(stream).await?;
-            }
+        self.is_refusing &= !look;
+        while !self.is_refusing && self.acknowledge().await? {}
+        if look && let Err(failure) = self.look().await {
+            self.refused("redis does not tell how a stream is", failure)?;
         }
         Ok(())
     }
 
     /// Acknowledges some of what is settled. False if there is nothing.
     async fn acknowledge(&mut self) -> Result<bool, Failure> {
-        if self.settled.is_empty() {
-            self.settled = self.shared.take_settled(PIPELINE_ENTRIES);
-        }
-        if self.settled.is_empty() {
+        let shared = Arc::clone(&self.shared);
+        let settled = shared.take_settled(PIPELINE_ENTRIES);
+        if settled.is_empty() {
             return Ok(false);
         }
-        let mut by_stream: BTreeMap<usize, Vec<EntryId>> = BTreeMap::new();
-        for (stream, id) in &self.settled {
-            by_stream.entry(*stream).or_default().push(*id);
-        }
+        let chunks = || settled.chunks(COMMAND_ENTRIES);
         let mut pipeline = redis::pipe();
-        for (stream, ids) in &by_stream {
-            for ids in ids.chunks(COMMAND_ENTRIES) {
-                let command = self.shared.membership.member.acknowledge(self.shared.key(*stream), ids);
-                pipeline.add_command(command);
+        for ids in chunks() {
+            pipeline.add_command(shared.membership.member.acknowledge(shared.key(), ids));
+        }
+        let answers = self.query(&mut pipeline).await;
+        let answers = answers.inspect_err(|_| shared.settle(settled.iter().copied()))?;
+        let mut failed = None;
+        for (ids, answer) in chunks().zip(answers) {
+            match answer.map_err(Failure::from) {
+                Ok(_) => {
+                    shared.acknowledged(ids);
+                    self.refusals = 0;
+                }
+                // A key that is no stream any more has nothing to acknowledge.
+                Err(failure) if failure.code() == Some("WRONGTYPE") => shared.acknowledged(ids),
+                Err(failure) => {
+                    shared.settle(ids.iter().copied());
+                    match failure.reach() {
+                        Reach::Stream => self.not_acknowledged(&failure),
+                        Reach::Server => failed = Some(failure),
+                    }
+                }
             }
         }
-        for answer in self.query(&mut pipeline).await? {
-            // A key that is no stream any more has nothing to acknowledge.
-            if let Err(error) = answer
-                && error.code() != Some("WRONGTYPE")
-            {
-                return Err(error.into());
+        failed.map_or(Ok(true), Err)
+    }
+
+    /// Takes note that Redis refuses acknowledgements: they are sent again with the next look.
+    fn not_acknowledged(&mut self, failure: &Failure) {
+        if !std::mem::replace(&mut self.is_refusing, true) {
+            self.refusals += 1;
+            if self.refusals.is_power_of_two() {
+                let (stream, settled) = (self.shared.key(), self.shared.settled());
+                error!(stream, error = %failure, settled, "redis does not take the acknowledgements of a stream");
             }
         }
-        self.shared.acknowledged(&self.settled);
-        self.settled.clear();
-        Ok(true)
     }
 
     /// Says that we live, and learns how the group is.
-    async fn look(&mut self, stream: usize) -> Result<(), Failure> {
+    async fn look(&mut self) -> Result<(), Failure> {
         let shared = Arc::clone(&self.shared);
-        let (key, membership) = (shared.key(stream), &shared.membership);
+        let (key, membership) = (shared.key(), &shared.membership);
         let group = &membership.member.group;
         let mut pipeline = redis::pipe();
         pipeline.add_command(membership.member.beat(key)).add_command(membership.run.beat(key));
         pipeline.add_command(commands::info_groups(key)).add_command(commands::info_consumers(key, group));
-        let mut answers = self.query(&mut pipeline).await?.into_iter().skip(2);
-        let (Some(Ok(groups)), Some(Ok(consumers))) = (answers.next(), answers.next()) else {
+        let mut answers = Vec::new();
+        for answer in self.query(&mut pipeline).await? {
+            match answer.map_err(Failure::from) {
+                // The stream may live elsewhere by now.
+                Err(failure) if failure.reach() == Reach::Server => return Err(failure),
+                answer => answers.push(answer.ok()),
+            }
+        }
+        let mut answers = answers.into_iter().skip(2);
+        let (Some(Some(groups)), Some(Some(consumers))) = (answers.next(), answers.next()) else {
             // The reader finds out what is wrong with the stream, and says so.
-            let mut known = shared.known(stream);
+            let mut known = shared.known();
             (known.status.lag, known.status.pending) = (None, 0);
             known.dead.clear();
             return Ok(());
         };
         let (groups, consumers) = (Info::all_of(groups)?, Info::all_of(consumers)?);
-        let trim_to = self.positions(stream, &groups).await?;
-        self.look_at_consumers(stream, &consumers).await?;
+        let trim_to = self.positions(&groups).await?;
+        self.look_at_consumers(&consumers).await?;
         match trim_to {
-            Some(least) if membership.config.trim => self.trim(key, least).await,
+            Some(least) if membership.config.trim => self.trim(least).await,
             _ => Ok(()),
         }
     }
 
     /// Notes how far our group is. Gives the position that every group of the stream has acknowledged.
-    async fn positions(&mut self, stream: usize, groups: &[Info]) -> Result<Option<EntryId>, Failure> {
+    async fn positions(&mut self, groups: &[Info]) -> Result<Option<EntryId>, Failure> {
         let shared = Arc::clone(&self.shared);
-        let (key, own) = (shared.key(stream), &shared.membership.member.group);
+        let (key, own) = (shared.key(), &shared.membership.member.group);
         let is_asked = |info: &&Info| shared.membership.config.trim || info.bytes("name") == own.as_bytes();
         let groups: Vec<&Info> = groups.iter().filter(is_asked).collect();
         let mut pipeline = redis::pipe();
@@ -188,7 +212,7 @@ impl Keeper {
             let acknowledged = commands::acknowledged(info, answer?)?;
             least = Some(least.map_or(acknowledged, |least| least.min(acknowledged)));
             if info.bytes("name") == own.as_bytes() {
-                let mut known = shared.known(stream);
+                let mut known = shared.known();
                 known.acknowledged = Some(acknowledged);
                 known.status.lag = info.number("lag");
                 known.status.pending = info.number("pending").unwrap_or(0);
@@ -197,7 +221,7 @@ impl Keeper {
         Ok(least)
     }
 
-    async fn look_at_consumers(&mut self, stream: usize, consumers: &[Info]) -> Result<(), Failure> {
+    async fn look_at_consumers(&mut self, consumers: &[Info]) -> Result<(), Failure> {
         let shared = Arc::clone(&self.shared);
         let membership = &shared.membership;
         let (mut dead, mut gone, mut double) = (Vec::new(), Vec::new(), None);
@@ -222,17 +246,15 @@ impl Keeper {
                 dead.push(name);
             }
         }
-        shared.known(stream).dead = dead;
-        if stream == 0 {
+        shared.known().dead = dead;
+        if membership.place == 0 {
             self.tell_of_double(double);
         }
         for (consumer, idle) in gone {
             let member = Member { consumer, ..membership.member.clone() };
-            let key = shared.key(stream);
-            let is_run = is_run_of_any(&member.consumer);
-            let command = if is_run { member.remove_run(key) } else { member.remove(key, idle.as_millis()) };
-            match self.ask(&command).await {
-                Ok(Value::Int(1)) if !is_run => {
+            let key = shared.key();
+            match self.ask(&member.remove(key, idle.as_millis())).await {
+                Ok(Value::Int(1)) if !is_run_of_any(&member.consumer) => {
                     info!(stream = key, consumer = member.consumer, "a consumer that is gone was removed");
                 }
                 Ok(_) => {}
@@ -255,8 +277,8 @@ impl Keeper {
         self.double = double;
     }
 
-    async fn trim(&mut self, key: &str, least: EntryId) -> Result<(), Failure> {
-        let command = commands::trim(key, least);
+    async fn trim(&mut self, least: EntryId) -> Result<(), Failure> {
+        let command = commands::trim(self.shared.key(), least);
         for _ in 0..TRIMS {
             match self.ask(&command).await {
                 Ok(Value::Int(trimmed)) if trimmed > 0 => {}
@@ -274,7 +296,7 @@ impl Keeper {
         }
         let error = failure.to_string();
         if self.refused.get(what) != Some(&error) {
-            warn!(error, "{what}");
+            warn!(stream = self.shared.key(), error, "{what}");
             self.refused.insert(what, error);
         }
         Ok(())
@@ -282,10 +304,8 @@ impl Keeper {
 
     /// Takes this run out of the group. What fails here is found by the others.
     async fn leave(&mut self) {
-        let shared = Arc::clone(&self.shared);
-        for stream in 0..shared.membership.config.streams.len() {
-            let _ = self.ask(&shared.membership.run.remove_run(shared.key(stream))).await;
-        }
+        let command = self.shared.membership.run.remove_run(self.shared.key());
+        let _ = self.ask(&command).await;
     }
 
     async fn query(&mut self, pipeline: &mut Pipeline) -> Result<Vec<Result<Value, RedisError>>, Failure> {

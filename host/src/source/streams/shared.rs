@@ -1,5 +1,5 @@
-//! What the reader of the streams, the keeper and the worker's threads share: which entries are in hand, which of them
-//! wait to be acknowledged, and what is known of each stream.
+//! What the reader of a stream, its keeper and the worker's threads share: which entries are in hand, which of them wait
+//! to be acknowledged, and what is known of the stream. `side_by_side.rs` makes one source of several.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,20 +12,22 @@ use super::commands::Member;
 use super::entry::EntryId;
 use crate::source::config::StreamsConfig;
 use crate::source::standing::{Standing, Stop};
-use crate::source::{Control, Status, StreamStatus, Token};
+use crate::source::{Status, StreamStatus, Token};
 
 /// Who reads what, the same for as long as the source lives.
 #[derive(Debug)]
 pub(super) struct Membership {
     pub(super) config: StreamsConfig,
+    /// The key of the stream.
+    pub(super) stream: String,
+    /// Its place among all that are configured, and how many these are.
+    pub(super) place: usize,
+    pub(super) streams: usize,
     /// Who reads: its name stays the same from one start to the next, and so do the entries that it has pending.
     pub(super) member: Member,
     /// This run of it, by which two of one name are told apart. It never reads an entry.
     pub(super) run: Member,
 }
-
-/// An entry: the place of its stream in the configuration, and its id.
-pub(super) type Place = (usize, EntryId);
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -37,21 +39,21 @@ pub(super) struct Shared {
     pub(super) filled: Notify,
     hand: Mutex<Hand>,
     done: Condvar,
-    streams: Vec<Mutex<Known>>,
+    known: Mutex<Known>,
     received: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Hand {
     /// Handed over, and their acknowledgement not yet with Redis.
-    entries: HashSet<Place>,
+    entries: HashSet<EntryId>,
     /// Settled.
-    settled: Vec<Place>,
+    settled: Vec<EntryId>,
     finishing: bool,
     done: bool,
 }
 
-/// What is known of a stream.
+/// What is known of the stream.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
     pub(super) status: StreamStatus,
@@ -63,14 +65,9 @@ pub(super) struct Known {
 
 impl Shared {
     pub(super) fn new(membership: Membership) -> Self {
-        let known = |stream: &String| {
-            Mutex::new(Known {
-                status: StreamStatus { stream: stream.clone(), ..StreamStatus::default() },
-                ..Known::default()
-            })
-        };
+        let status = StreamStatus { stream: membership.stream.clone(), ..StreamStatus::default() };
         Self {
-            streams: membership.config.streams.iter().map(known).collect(),
+            known: Mutex::new(Known { status, ..Known::default() }),
             membership,
             stop: Stop::default(),
             standing: Standing::default(),
@@ -81,19 +78,19 @@ impl Shared {
         }
     }
 
-    /// The key of a stream.
-    pub(super) fn key(&self, stream: usize) -> &str {
-        &self.membership.config.streams[stream]
+    /// The key of the stream.
+    pub(super) fn key(&self) -> &str {
+        &self.membership.stream
     }
 
-    pub(super) fn known(&self, stream: usize) -> MutexGuard<'_, Known> {
-        lock(&self.streams[stream])
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
+        lock(&self.known)
     }
 
     /// Takes entries into the hand. Gives those that were not there.
-    pub(super) fn take<T>(&self, stream: usize, entries: Vec<T>, id: impl Fn(&T) -> EntryId) -> Vec<T> {
+    pub(super) fn take<T>(&self, entries: Vec<T>, id: impl Fn(&T) -> EntryId) -> Vec<T> {
         let mut hand = lock(&self.hand);
-        let new: Vec<T> = entries.into_iter().filter(|entry| hand.entries.insert((stream, id(entry)))).collect();
+        let new: Vec<T> = entries.into_iter().filter(|entry| hand.entries.insert(id(entry))).collect();
         self.received.fetch_add(new.len() as u64, Ordering::Relaxed);
         new
     }
@@ -103,18 +100,18 @@ impl Shared {
         lock(&self.hand).settled.len()
     }
 
-    /// Some of the entries that are settled. They stay in the hand until Redis was told.
-    pub(super) fn take_settled(&self, most: usize) -> Vec<Place> {
-        let mut hand = lock(&self.hand);
-        let count = hand.settled.len().min(most);
-        hand.settled.drain(..count).collect()
+    /// Some of the entries that are settled, the first ones. They stay in the hand until Redis was told.
+    pub(super) fn take_settled(&self, most: usize) -> Vec<EntryId> {
+        let settled = &mut lock(&self.hand).settled;
+        let count = settled.len().min(most);
+        settled.drain(..count).collect()
     }
 
     /// Redis was told of these.
-    pub(super) fn acknowledged(&self, places: &[Place]) {
+    pub(super) fn acknowledged(&self, ids: &[EntryId]) {
         let mut hand = lock(&self.hand);
-        for place in places {
-            hand.entries.remove(place);
+        for id in ids {
+            hand.entries.remove(id);
         }
     }
 
@@ -129,57 +126,59 @@ impl Shared {
         self.done.notify_all();
     }
 
-    /// Settles an entry, be it in the hand or not.
-    pub(super) fn settle(&self, places: impl Iterator<Item = Place>) {
-        lock(&self.hand).settled.extend(places);
+    /// Settles entries, be they in the hand or not.
+    pub(super) fn settle(&self, ids: impl Iterator<Item = EntryId>) {
+        lock(&self.hand).settled.extend(ids);
         self.filled.notify_one();
     }
-}
 
-impl Control for Shared {
-    fn stop(&self) {
+    pub(super) fn stop(&self) {
         self.stop.stop();
     }
 
-    fn acknowledge(&self, tokens: &[Token]) {
-        self.settle(tokens.iter().map(|token| place(*token)));
+    /// Whether a delivery is of this stream.
+    pub(super) fn has(&self, Token([place, ..]): Token) -> bool {
+        place == self.membership.place as u64
     }
 
-    fn entry(&self, token: Token) -> Option<(String, String)> {
-        let (stream, id) = place(token);
-        Some((self.membership.config.streams.get(stream)?.clone(), id.to_string()))
+    /// The stream and the entry of a delivery.
+    pub(super) fn entry(&self, token: Token) -> (String, String) {
+        (self.membership.stream.clone(), id(token).to_string())
     }
 
-    fn finish(&self, deadline: Instant) {
-        let mut hand = lock(&self.hand);
-        hand.finishing = true;
+    /// Says that nothing more will be settled.
+    pub(super) fn close(&self) {
+        lock(&self.hand).finishing = true;
         self.filled.notify_one();
+    }
+
+    /// Waits until Redis was told of everything. Gives how many entries it was not told of by the deadline.
+    pub(super) fn finish(&self, deadline: Instant) -> usize {
+        let mut hand = lock(&self.hand);
         while !hand.done {
             let rest = deadline.saturating_duration_since(Instant::now());
             if rest.is_zero() {
-                tracing::warn!(
-                    entries = hand.settled.len(),
-                    "redis was not told in time of entries that are settled; they are delivered again, which does no harm"
-                );
-                return;
+                return hand.settled.len();
             }
             hand = self.done.wait_timeout(hand, rest).unwrap_or_else(PoisonError::into_inner).0;
         }
+        0
     }
 
-    fn status(&self) -> Status {
-        let streams = self.streams.iter().map(|known| lock(known).status.clone()).collect();
+    pub(super) fn status(&self) -> Status {
+        let streams = vec![lock(&self.known).status.clone()];
         Status { received: self.received.load(Ordering::Relaxed), streams, ..self.standing.status() }
     }
+
+    /// What the worker gives back.
+    pub(super) fn token(&self, id: EntryId) -> Token {
+        Token([self.membership.place as u64, id.milliseconds, id.sequence])
+    }
 }
 
-/// What the worker gives back.
-pub(super) fn token((stream, id): Place) -> Token {
-    Token([stream as u64, id.milliseconds, id.sequence])
-}
-
-fn place(Token([stream, milliseconds, sequence]): Token) -> Place {
-    (usize::try_from(stream).unwrap_or(usize::MAX), EntryId { milliseconds, sequence })
+/// The entry of a token.
+pub(super) fn id(Token([_, milliseconds, sequence]): Token) -> EntryId {
+    EntryId { milliseconds, sequence }
 }
 
 /// A thread that panicked with the lock held left nothing half done.

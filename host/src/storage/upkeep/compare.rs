@@ -4,13 +4,12 @@
 //! registers' ranks, and are not read. Since events are merged meanwhile, what differs is read again until it stands still.
 
 use std::cmp::Ordering;
-use std::thread::sleep;
 use std::time::Duration;
 
 use serde::Serialize;
 use storage_plugin_api::{Backend, Body, Fields, Hash, Reference, Result, State};
 
-use super::copy::{Copied, Place, merge};
+use super::copy::{Copied, Pace, Place, merge};
 use super::walk::Walk;
 use super::{Patience, get};
 
@@ -19,6 +18,8 @@ const READS: usize = 6;
 const PAUSE: Duration = Duration::from_millis(100);
 /// So many states are read again at once.
 const SUSPECTS: usize = 64;
+/// Progress is told, and the rate kept, every so many evaluations.
+const PART: u64 = 64;
 
 /// What differs in one evaluation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -60,6 +61,8 @@ pub(crate) struct Compared {
     pub(crate) only_in_b: u64,
     /// Of the different ones: those that are equal now.
     pub(crate) repaired: u64,
+    /// Everything was compared; not if it is told to end before.
+    pub(crate) complete: bool,
 }
 
 /// What a comparison is given.
@@ -69,6 +72,8 @@ pub(crate) struct Comparing<'a> {
     pub(crate) patience: &'a Patience<'a>,
     /// What differs is merged both ways.
     pub(crate) repair: bool,
+    /// Evaluations a second, at most.
+    pub(crate) rate: Option<u32>,
 }
 
 impl Comparing<'_> {
@@ -81,7 +86,11 @@ impl Comparing<'_> {
         let (mut a, mut b) = (walks[0].next()?, walks[1].next()?);
         let mut compared = Compared::default();
         let mut suspects: Vec<String> = Vec::new();
+        let mut pace = Pace::new(self.rate);
         loop {
+            if (self.patience.is_told_to_end)() {
+                return Ok(compared);
+            }
             let order = match (&a, &b) {
                 (None, None) => break,
                 (Some(_), None) => Ordering::Less,
@@ -111,11 +120,13 @@ impl Comparing<'_> {
             if suspects.len() >= SUSPECTS {
                 self.look_again(&std::mem::take(&mut suspects), &mut compared, report)?;
             }
-            if compared.compared.is_multiple_of(256) {
+            if compared.compared.is_multiple_of(PART) {
                 report(&compared, None)?;
+                pace.wait(PART as usize, self.patience);
             }
         }
         self.look_again(&suspects, &mut compared, report)?;
+        compared.complete = !(self.patience.is_told_to_end)();
         report(&compared, None)?;
         Ok(compared)
     }
@@ -152,7 +163,7 @@ impl Comparing<'_> {
                 break;
             }
             if read > 1 {
-                sleep(PAUSE * u32::try_from(read).unwrap_or(1));
+                self.patience.sleep(PAUSE * u32::try_from(read).unwrap_or(1));
             }
             let ids: Vec<&str> = moving.iter().map(|(id, _)| *id).collect();
             let a = get(self.a, self.patience, &ids, Fields::WithoutBodies)?;
@@ -165,7 +176,8 @@ impl Comparing<'_> {
                     continue;
                 }
                 let stands_still = before == Some(digests);
-                if stands_still || read == READS {
+                // What was repaired counts as different if there is no time left to see that it is not.
+                if stands_still || read == READS || (self.patience.is_told_to_end)() {
                     differences.push(difference(id, a.as_ref(), b.as_ref(), !stands_still));
                 } else {
                     still.push((id, Some(digests)));

@@ -3,7 +3,6 @@
 //! The order is that of the ids; each part is read whole, merged, and reported with the place behind it. What is merged
 //! into the source meanwhile behind that place is not seen: a mirror carries it over, or a second copy.
 
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -47,6 +46,8 @@ pub(crate) struct Copied {
     pub(crate) rejected: u64,
     /// The first of those.
     pub(crate) rejections: Vec<Rejection>,
+    /// It went to the end; it does not if it is told to end before.
+    pub(crate) complete: bool,
 }
 
 /// A state that was not taken.
@@ -76,7 +77,10 @@ pub(crate) fn copy(
         let page = walk.page()?;
         let Some((_, _)) = page.last() else { break };
         for part in parts(&page, batch) {
-            pace.wait(part.len());
+            pace.wait(part.len(), patience);
+            if (patience.is_told_to_end)() {
+                return Ok(copied);
+            }
             copied.copied += part.len() as u64;
             copied.bytes += part.iter().map(|(_, found)| whole_bytes(found)).sum::<u64>();
             if !copying.dry_run {
@@ -89,6 +93,7 @@ pub(crate) fn copy(
     if !copying.dry_run {
         patience.ask(|call| to.flush(call))?;
     }
+    copied.complete = true;
     Ok(copied)
 }
 
@@ -147,8 +152,7 @@ pub(super) fn merge(
         }
         left = again;
         if let Some(error) = away {
-            (patience.waiting)(&error);
-            pauses.pause(error)?;
+            patience.pause(&mut pauses, error)?;
         }
     }
     Ok(())
@@ -176,10 +180,10 @@ impl Pace {
     }
 
     /// Waits until so many more may go.
-    pub(super) fn wait(&mut self, count: usize) {
+    pub(super) fn wait(&mut self, count: usize, patience: &Patience<'_>) {
         let Some(rate) = self.rate else { return };
         let now = Instant::now();
-        sleep(self.free_at.saturating_duration_since(now));
+        patience.sleep(self.free_at.saturating_duration_since(now));
         #[expect(clippy::cast_precision_loss, reason = "a batch is small")]
         let takes = Duration::from_secs_f64(count as f64 / f64::from(rate));
         self.free_at = self.free_at.max(now) + takes;

@@ -1,6 +1,6 @@
 //! Work on whole backends: copying one into another, comparing two, pruning. Live: events are merged meanwhile.
 //!
-//! Everything goes in id order, in bounded parts, and is harmless when repeated. `walk.rs` reads, `copy.rs`, `compare.rs` and
+//! Everything goes in id order, in bounded parts, and is harmless when repeated; between two parts it can be told to end. `walk.rs` reads, `copy.rs`, `compare.rs` and
 //! `prune.rs` do the work; the commands of the same names show it.
 
 pub(crate) mod compare;
@@ -17,6 +17,8 @@ use storage_plugin_api::{Backend, Call, Error, ErrorKind, Fields, Found, Result}
 
 /// Pauses between attempts: the first, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
+/// How long a sleep may go on after the work was told to end.
+const STEP: Duration = Duration::from_millis(50);
 /// About how many bytes of states are held at once.
 const PART_BYTES: u64 = 8 * 1024 * 1024;
 
@@ -28,6 +30,8 @@ pub(crate) struct Patience<'a> {
     pub(crate) limit: Duration,
     /// Is told why there is a pause.
     pub(crate) waiting: &'a dyn Fn(&Error),
+    /// Whether to end early: between two parts, and instead of a pause.
+    pub(crate) is_told_to_end: &'a dyn Fn() -> bool,
 }
 
 impl Patience<'_> {
@@ -38,11 +42,26 @@ impl Patience<'_> {
             let call = Call { deadline: Instant::now() + self.call_timeout, attempt: pauses.made };
             match run(&call) {
                 Err(error) if is_passing(&error) => {
-                    (self.waiting)(&error);
-                    pauses.pause(error)?;
+                    self.pause(&mut pauses, error)?;
                 }
                 answer => return answer,
             }
+        }
+    }
+
+    /// Sleeps, for as long as the error asks if it does; the error if the time is over, or the work is to end.
+    fn pause(&self, pauses: &mut Pauses, error: Error) -> Result<()> {
+        (self.waiting)(&error);
+        let pause = pauses.next(&error).ok_or_else(|| error.clone())?;
+        self.sleep(pause);
+        if (self.is_told_to_end)() { Err(error) } else { Ok(()) }
+    }
+
+    /// Sleeps for so long, or until the work is to end.
+    fn sleep(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until && !(self.is_told_to_end)() {
+            sleep(until.saturating_duration_since(Instant::now()).min(STEP));
         }
     }
 }
@@ -59,16 +78,15 @@ impl Pauses {
         Self { limit, next: PAUSES[0], made: 0 }
     }
 
-    /// Sleeps, for as long as the error asks if it does; the error if the time is over.
-    fn pause(&mut self, error: Error) -> Result<()> {
+    /// The next one, as long as the error asks if it does; none if the time is over.
+    fn next(&mut self, error: &Error) -> Option<Duration> {
         let pause = error.retry_after.unwrap_or(self.next).clamp(PAUSES[0], PAUSES[1]);
         if Instant::now() + pause > self.limit {
-            return Err(error);
+            return None;
         }
-        sleep(pause.mul_f64(0.75 + 0.5 * fastrand::f64()));
         self.next = (self.next * 2).min(PAUSES[1]);
         self.made = self.made.saturating_add(1);
-        Ok(())
+        Some(pause.mul_f64(0.75 + 0.5 * fastrand::f64()))
     }
 }
 

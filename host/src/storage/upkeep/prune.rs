@@ -37,6 +37,8 @@ pub(crate) struct PrunedSoFar {
     pub(crate) changed: u64,
     /// There are more than were counted.
     pub(crate) more: bool,
+    /// It went to the end; it does not if it is told to end before.
+    pub(crate) complete: bool,
 }
 
 /// Prunes. `report` is told after each batch.
@@ -59,12 +61,16 @@ pub(crate) fn prune(
     let Pruning { ended_before, dry_run, .. } = *pruning;
     let limit = if dry_run { COUNTED } else { batch };
     loop {
-        pace.wait(batch);
+        pace.wait(batch, patience);
+        if (patience.is_told_to_end)() {
+            return Ok(pruned);
+        }
         let answer = patience.ask(|call| backend.prune(call, &Prune { ended_before, limit, dry_run }))?;
         pruned.removed += answer.removed;
         pruned.more = dry_run && answer.more;
         report(&pruned)?;
         if !answer.more || dry_run {
+            pruned.complete = true;
             return Ok(pruned);
         }
     }
@@ -100,7 +106,10 @@ fn delete_each(
                     pruned.removed += part.len() as u64;
                     continue;
                 }
-                pace.wait(part.len());
+                pace.wait(part.len(), patience);
+                if (patience.is_told_to_end)() {
+                    return Ok(pruned);
+                }
                 let ids: Vec<&str> = part.iter().map(|(id, _)| id.as_str()).collect();
                 let found = get(backend, patience, &ids, Fields::Whole)?;
                 let digest = |(id, found): (&&'_ str, &Option<storage_plugin_api::Found>)| {
@@ -120,7 +129,11 @@ fn delete_each(
                 }
             }
             report(&pruned)?;
+            if (patience.is_told_to_end)() {
+                return Ok(pruned);
+            }
         }
     }
+    pruned.complete = true;
     Ok(pruned)
 }

@@ -36,7 +36,8 @@ fn filled(number: usize) -> Arc<TestBackend> {
 }
 
 fn patience(waiting: &dyn Fn(&Error)) -> Patience<'_> {
-    Patience { call_timeout: Duration::from_secs(5), limit: Duration::from_secs(20), waiting }
+    let (call_timeout, limit) = (Duration::from_secs(5), Duration::from_secs(20));
+    Patience { call_timeout, limit, waiting, is_told_to_end: &|| false }
 }
 
 fn copied(from: &TestBackend, to: &TestBackend, place: Place) -> Copied {
@@ -46,12 +47,16 @@ fn copied(from: &TestBackend, to: &TestBackend, place: Place) -> Copied {
 
 fn compared(a: &TestBackend, b: &TestBackend, repair: bool) -> (Compared, Vec<Difference>) {
     let mut differences = Vec::new();
-    let comparing = Comparing { a, b, patience: &patience(&|_| {}), repair };
+    let comparing = Comparing { a, b, patience: &patience(&|_| {}), repair, rate: None };
     let result = comparing.run(&mut |_, difference| {
         differences.extend(difference.cloned());
         Ok(())
     });
     (result.expect("it compares"), differences)
+}
+
+fn whole() -> Compared {
+    Compared { complete: true, ..Compared::default() }
 }
 
 #[test]
@@ -63,7 +68,7 @@ fn a_copy_has_everything_and_is_harmless_when_repeated() {
 
     assert_eq!((first.copied, first.created, first.rejected), (600, 600, 0));
     assert_eq!((second.copied, second.created, second.unchanged), (600, 0, 600));
-    assert_eq!(compared(&from, &to, false), (Compared { compared: 600, ..Compared::default() }, Vec::new()));
+    assert_eq!(compared(&from, &to, false), (Compared { compared: 600, ..whole() }, Vec::new()));
 }
 
 #[test]
@@ -131,6 +136,40 @@ fn a_copy_keeps_to_its_rate_and_a_dry_run_merges_nothing() {
 }
 
 #[test]
+fn work_that_is_told_to_end_does_so_between_two_parts_and_says_where_it_is() {
+    let (from, to) = (filled(NUMBER), TestBackend::new());
+    let done = Cell::new(0);
+    let is_told_to_end = || done.get() >= 200;
+    let patience = Patience { is_told_to_end: &is_told_to_end, ..patience(&|_| {}) };
+    let mut place = Place::default();
+
+    let copying = Copying { batch: 100, ..Copying::default() };
+    let ended = copy(&*from, &*to, &copying, &patience, &mut |copied, at| {
+        done.set(copied.copied);
+        place = at.clone();
+        Ok(())
+    });
+    let ended = ended.expect("it is no failure");
+    let rest = copied(&from, &to, place);
+
+    assert_eq!((ended.copied, ended.created, ended.complete), (200, 200, false));
+    assert_eq!((rest.copied, rest.created, rest.complete), (400, 400, true));
+    let comparing = Comparing { a: &*from, b: &*to, patience: &patience, repair: false, rate: None };
+    assert_eq!(comparing.run(&mut |_, _| Ok(())), Ok(Compared::default()));
+    let pruning = Pruning { ended_before: 1000, batch: 50, rate: None, dry_run: false };
+    let pruned = prune(&*from, &Capabilities::default(), &pruning, &patience, &mut |_| Ok(())).expect("no failure");
+    assert!(!pruned.complete);
+
+    // Nor does it wait on for who is away.
+    to.is_away();
+    let told = Cell::new(false);
+    let tell = |_: &Error| told.set(true);
+    let patience = Patience { waiting: &tell, is_told_to_end: &|| told.get(), ..patience };
+    let ended = copy(&*from, &*to, &copying, &patience, &mut |_, _| Ok(()));
+    assert_eq!(ended.map_err(|error| error.kind), Err(ErrorKind::Unavailable));
+}
+
+#[test]
 fn every_difference_is_named_and_repaired_both_ways() {
     let (a, b) = (filled(300), filled(300));
     a.insert("only-a", state(1, None));
@@ -146,14 +185,14 @@ fn every_difference_is_named_and_repaired_both_ways() {
     let (repaired, _) = compared(&a, &b, true);
     let (after, _) = compared(&a, &b, false);
 
-    let expected = Compared { compared: 302, different: 3, only_in_a: 1, only_in_b: 1, repaired: 0 };
+    let expected = Compared { compared: 302, different: 3, only_in_a: 1, only_in_b: 1, ..whole() };
     assert_eq!(result, expected);
     let ids: Vec<_> = differences.iter().map(|difference| (difference.id.as_str(), difference.only_in)).collect();
     assert_eq!(ids, [("0-only-b", Some(Side::B)), ("e-00007", None), ("only-a", Some(Side::A))]);
     let registers: Vec<_> = differences[1].registers.iter().map(|of| (of.name.as_str(), of.only_in)).collect();
     assert_eq!(registers, [("code", None), ("end/failed", Some(Side::A)), ("metadata/key", Some(Side::A))]);
     assert_eq!(repaired, Compared { repaired: 3, ..expected });
-    assert_eq!(after, Compared { compared: 302, ..Compared::default() });
+    assert_eq!(after, Compared { compared: 302, ..whole() });
 }
 
 #[test]
@@ -169,7 +208,7 @@ fn what_becomes_equal_while_it_is_read_again_is_no_difference() {
         Ok(())
     });
 
-    assert_eq!(compared(&a, &b, false).0, Compared { compared: 4, ..Compared::default() });
+    assert_eq!(compared(&a, &b, false).0, Compared { compared: 4, ..whole() });
     b.mend();
 }
 

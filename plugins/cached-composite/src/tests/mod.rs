@@ -3,6 +3,7 @@
 
 mod caching;
 mod catching_up;
+mod changes;
 mod listing;
 mod outage;
 mod store;
@@ -59,11 +60,18 @@ impl Tree {
         Self { composite: open(options.clone(), children), cache, primary, fallback, options }
     }
 
-    /// Another instance over the same children, as after a restart or beside the one there is.
+    /// Another instance over the same children, as after a restart.
     pub(crate) fn another(&self) -> CachedComposite {
+        let next = self.beside(&self.primary);
+        next.begin(&call()).expect("it begins");
+        next
+    }
+
+    /// Another instance with this primary, as a change of the configuration opens it: it is not in use yet.
+    pub(crate) fn beside(&self, primary: &Arc<Store>) -> CachedComposite {
         let children =
-            vec![self.primary.child(role::PRIMARY), self.cache.child(role::CACHE), self.fallback.child(role::FALLBACK)];
-        open(self.options.clone(), children)
+            vec![primary.child(role::PRIMARY), self.cache.child(role::CACHE), self.fallback.child(role::FALLBACK)];
+        open_beside(self.options.clone(), children)
     }
 
     pub(crate) fn merge(&self, id: &str, state: &State) -> Answer {
@@ -97,6 +105,13 @@ impl Tree {
 }
 
 fn open(options: Options, children: Vec<storage_plugin_api::Child>) -> CachedComposite {
+    let composite = open_beside(options, children);
+    composite.begin(&call()).expect("it begins");
+    composite
+}
+
+/// Opened, and not in use yet.
+fn open_beside(options: Options, children: Vec<storage_plugin_api::Child>) -> CachedComposite {
     let opening = Opening {
         instance: "composite".to_owned(),
         children,

@@ -23,6 +23,10 @@ pub(crate) struct Store {
     before: Mutex<Option<Arc<Before>>>,
     /// Refuses items of this id for good.
     pub(crate) refuses: Mutex<Option<String>>,
+    /// Fails every merge with an item of this id, as a whole.
+    pub(crate) fails_for: Mutex<Option<(String, Error)>>,
+    /// Why it is not well, if it is not.
+    pub(crate) ails: Mutex<Option<String>>,
     pub(crate) gets: AtomicUsize,
     pub(crate) merges: AtomicUsize,
     /// Says that it is durable but answers otherwise.
@@ -45,6 +49,8 @@ impl Store {
             states: Mutex::default(),
             before: Mutex::default(),
             refuses: Mutex::default(),
+            fails_for: Mutex::default(),
+            ails: Mutex::default(),
             gets: AtomicUsize::new(0),
             merges: AtomicUsize::new(0),
             is_weak: AtomicBool::new(false),
@@ -133,6 +139,11 @@ impl Backend for Shared {
         self.0.budget_ms.store(budget, Ordering::SeqCst);
         self.0.enter("merge")?;
         self.0.merges.fetch_add(1, Ordering::SeqCst);
+        if let Some((id, error)) = &*lock(&self.0.fails_for)
+            && batch.iter().any(|item| item.id() == id)
+        {
+            return Err(error.clone());
+        }
         Ok(batch.iter().map(|item| self.0.merge_one(item)).collect())
     }
 
@@ -197,7 +208,7 @@ impl Backend for Shared {
     }
 
     fn health(&self) -> Health {
-        Health::healthy()
+        lock(&self.0.ails).clone().map_or_else(Health::healthy, Health::unhealthy)
     }
 
     fn flush(&self, _: &Call) -> Result<()> {

@@ -89,7 +89,9 @@ fn open(options: &Options, primary: &Arc<Store>, shadows: &[Arc<Store>]) -> Mirr
         read_only: false,
         host: Host::detached("mirror"),
     };
-    Mirror::open(options.clone(), opening).expect("it opens")
+    let mirror = Mirror::open(options.clone(), opening).expect("it opens");
+    mirror.begin(&call()).expect("it begins");
+    mirror
 }
 
 pub(crate) fn merge(mirror: &Mirror, id: &str, state: &State) -> Answer {

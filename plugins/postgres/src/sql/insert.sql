@@ -9,10 +9,14 @@ WITH created AS (
         exit_code, language, output, output_size, output IS NULL AND output_size IS NOT NULL,
         error, error_size, error IS NULL AND error_size IS NOT NULL,
         ('{"code":' || coalesce(code, 'null') || rest)::json, state
-    FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) AS r (
-        id, status, code_hash, created_at, queued_at, started_at, completed_at, engine, runtime_ms, memory_used_mb,
-        exit_code, language, output, output_size, error, error_size, code, rest, state
-    )
+    FROM (
+        SELECT
+            unnest($1) AS id, unnest($2) AS status, unnest($3) AS code_hash, unnest($4) AS created_at,
+            unnest($5) AS queued_at, unnest($6) AS started_at, unnest($7) AS completed_at, unnest($8) AS engine,
+            unnest($9) AS runtime_ms, unnest($10) AS memory_used_mb, unnest($11) AS exit_code,
+            unnest($12) AS language, unnest($13) AS output, unnest($14) AS output_size, unnest($15) AS error,
+            unnest($16) AS error_size, unnest($17) AS code, unnest($18) AS rest, unnest($19) AS state
+    ) AS r
     ON CONFLICT (id) DO NOTHING
     RETURNING id
 ), history AS (
@@ -20,7 +24,11 @@ WITH created AS (
     SELECT
         h.evaluation_id, h.event_id, h.timestamp, h.event_type, h.message,
         jsonb_build_object('new_status', h.new_status)
-    FROM unnest($20, $21, $22, $23, $24, $25) AS h (evaluation_id, event_id, timestamp, event_type, message, new_status)
+    FROM (
+        SELECT
+            unnest($20) AS evaluation_id, unnest($21) AS event_id, unnest($22) AS timestamp,
+            unnest($23) AS event_type, unnest($24) AS message, unnest($25) AS new_status
+    ) AS h
     WHERE h.evaluation_id IN (SELECT id FROM created)
 )
 SELECT id FROM created

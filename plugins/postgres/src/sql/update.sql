@@ -22,8 +22,12 @@ UPDATE {evaluations} AS e SET
         CASE WHEN r.keep & 2 = 0 THEN r.error IS NULL AND r.error_size IS NOT NULL ELSE e.error_truncated END,
     metadata = ('{"code":' || coalesce(r.code, (e.metadata -> 'code')::text, 'null') || r.rest)::json,
     state = r.state
-FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20) AS r (
-    id, status, code_hash, created_at, queued_at, started_at, completed_at, engine, runtime_ms, memory_used_mb,
-    exit_code, language, output, output_size, error, error_size, code, rest, state, keep
-)
+FROM (
+    SELECT
+        unnest($1) AS id, unnest($2) AS status, unnest($3) AS code_hash, unnest($4) AS created_at,
+        unnest($5) AS queued_at, unnest($6) AS started_at, unnest($7) AS completed_at, unnest($8) AS engine,
+        unnest($9) AS runtime_ms, unnest($10) AS memory_used_mb, unnest($11) AS exit_code, unnest($12) AS language,
+        unnest($13) AS output, unnest($14) AS output_size, unnest($15) AS error, unnest($16) AS error_size,
+        unnest($17) AS code, unnest($18) AS rest, unnest($19) AS state, unnest($20) AS keep
+) AS r
 WHERE e.id = r.id

@@ -46,7 +46,7 @@ fn journal(worker: &Worker, key: &str) -> Value {
 }
 
 #[track_caller]
-fn entries(worker: &Worker) -> u64 {
+pub(crate) fn entries(worker: &Worker) -> u64 {
     journal(worker, "entries").as_u64().expect("health counts the entries of the journal")
 }
 

@@ -39,6 +39,11 @@ fn load_until_kill(redis: &RedisServer, worker: &Worker, seed: u64) -> BTreeSet<
     let start = Instant::now();
     eventually(outage() + SOON, "some load", || start.elapsed() > outage() && load.handed_on().len() > 500);
     let arrived = load.handed_on();
+    eprintln!(
+        "{:.0} events a second arrived for {:?}",
+        arrived.len() as f64 / start.elapsed().as_secs_f64(),
+        start.elapsed()
+    );
     std::thread::sleep(ARRIVED);
     // On a machine so busy that Redis or the worker had no turn for so long, a moment more.
     eventually(SOON, "it to have arrived", || entries(worker) >= before + arrived.len() as u64);

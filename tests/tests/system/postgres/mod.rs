@@ -9,6 +9,7 @@ mod opening;
 mod outages;
 mod plans;
 mod pooler;
+mod replaying;
 mod tls;
 mod unreadable;
 

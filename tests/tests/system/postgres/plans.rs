@@ -10,7 +10,7 @@ use storage_worker_tests::wait::eventually;
 use super::open;
 use crate::SOON;
 
-/// Evaluations in the table, beside the one that they are made of; more if `STORAGE_WORKER_TEST_ROWS` says so.
+/// Evaluations in the table, beside the one that they are made of; more if `ROWS` says so.
 const ROWS: i64 = 200_000;
 
 /// Copies of one row, of different statuses and times; a few as the Python service would have left them.
@@ -70,7 +70,7 @@ fn no_statement_reads_a_large_table_from_end_to_end() {
         ) >= 6
     });
     database.run("SET auto_explain.log_min_duration = -1");
-    let rows = std::env::var("STORAGE_WORKER_TEST_ROWS").map_or(ROWS, |rows| rows.parse().expect("a number of rows"));
+    let rows = std::env::var("ROWS").map_or(ROWS, |rows| rows.parse().expect("a number of rows"));
     database.run(&FILL.replace("$rows", &rows.to_string()));
     database.run("VACUUM ANALYZE evaluations");
     database.run("VACUUM ANALYZE evaluation_events");

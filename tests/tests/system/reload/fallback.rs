@@ -131,3 +131,48 @@ fn what_comes_into_a_fallback_during_a_change_undoes_it() {
         assert!(worker.record(id).is_some(), "{id} was merged back before the fallback went");
     }
 }
+
+/// What an operator does in an outage: it used to be refused, since the new layer said that it was not well.
+#[test]
+fn a_fallback_can_be_put_behind_a_primary_that_is_away() {
+    let redis = RedisServer::start();
+    let setup = composite(&redis).set("storage.backend", "far");
+    let worker = setup.start();
+    let confirmations = Confirmations::listen(&redis);
+    let mut publisher = Publisher::new(&redis);
+    take_away(&setup);
+    publisher.publish(&[queued("e-1")]);
+    eventually(SOON, "the outage to be noticed", || !worker.http().get("/health").json()["healthy"].eq(&json!(true)));
+
+    let setup = setup.set("storage.backend", "main");
+    reloaded(&setup, &worker);
+
+    let confirmation = confirmations.wait_for(1, SOON).remove(0);
+    assert_eq!((confirmation.text("backend"), &confirmation.body["generation"]), ("disk", &2.into()));
+    assert!(worker.is_ready(), "it goes on without its primary");
+    give_back(&setup, &worker);
+    assert!(setup.path("data/evaluations/e-1.json").exists());
+}
+
+/// The primary is replaced while the fallback holds something: all of it is for the new one.
+#[test]
+fn what_a_fallback_holds_goes_to_the_primary_that_took_the_place_of_the_other() {
+    let redis = RedisServer::start();
+    let setup = composite(&redis);
+    let worker = setup.start();
+    let confirmations = Confirmations::listen(&redis);
+    let mut publisher = Publisher::new(&redis);
+    take_away(&setup);
+    publisher.publish(&[queued("e-1"), queued("e-2")]);
+    confirmations.wait_for(2, SOON);
+
+    let setup = setup.set("backends.main.children.primary", "second");
+    reloaded(&setup, &worker);
+
+    give_back(&setup, &worker);
+    for id in ["e-1", "e-2"] {
+        let stored_in = ["data", "second"].map(|at| setup.path(&format!("{at}/evaluations/{id}.json")).exists());
+        assert_eq!(stored_in, [false, true], "{id}");
+        assert!(worker.record(id).is_some_and(|record| record["incomplete"] != true), "{id}");
+    }
+}

@@ -108,7 +108,7 @@ fn a_group_that_is_to_start_with_new_entries_does_so() {
     stream.add(&[failed("old")]);
     let worker = setup(&redis, "memory", "a").set("source.streams.start", "$").start();
     let confirmations = Confirmations::listen(&redis);
-    eventually(SOON, "the group", || !super::group_value(&mut stream, "name").is_empty());
+    eventually(SOON, "the group", || !stream.group_value(GROUP, "name").is_empty());
 
     stream.add(&[failed("new")]);
 

@@ -1,9 +1,13 @@
 //! Redis Streams: every entry is stored, whatever dies, and Redis is told only then.
 
 mod bridge;
+mod cluster;
+mod drain;
 mod flow;
 mod group;
-mod kills;
+mod refused;
+mod secure;
+mod sentinel;
 mod trouble;
 
 use std::collections::BTreeMap;
@@ -11,16 +15,15 @@ use std::collections::BTreeMap;
 use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::second_model::{Expected, Sent, expected};
 use storage_worker_tests::streams::Stream;
-use storage_worker_tests::wait::eventually;
 use storage_worker_tests::worker::{Setup, Worker};
 
 use crate::SOON;
 
-const STREAM: &str = "evaluation:events";
-const GROUP: &str = "storage-worker";
+pub(crate) const STREAM: &str = "evaluation:events";
+pub(crate) const GROUP: &str = "storage-worker";
 
 /// A worker's configuration that reads the stream under a name, and nothing else.
-fn setup(redis: &RedisServer, plugin: &str, name: &str) -> Setup {
+pub(crate) fn setup(redis: &RedisServer, plugin: &str, name: &str) -> Setup {
     Setup::new(&redis.url(), plugin)
         .set("source.pubsub.enabled", false)
         .set("source.streams.streams", vec![STREAM])
@@ -33,25 +36,12 @@ fn setup(redis: &RedisServer, plugin: &str, name: &str) -> Setup {
 /// Waits until every entry is read, stored, confirmed and acknowledged.
 #[track_caller]
 fn wait_until_settled(stream: &mut Stream) {
-    eventually(SOON, "every entry to be read and acknowledged", || {
-        let position = group_value(stream, "last-delivered-id");
-        let last: Vec<(String, redis::Value)> =
-            redis::from_redis_value(stream.command("XREVRANGE", &["+", "-", "COUNT", "1"])).expect("entries");
-        stream.pending(GROUP) == 0 && last.first().is_none_or(|(id, _)| *id == position)
-    });
-}
-
-fn group_value(stream: &mut Stream, key: &str) -> String {
-    let groups: Vec<BTreeMap<String, redis::Value>> =
-        redis::from_redis_value(stream.command("XINFO GROUPS", &[])).expect("a list of groups");
-    let text = |value: &redis::Value| redis::from_redis_value::<String>(value.clone()).unwrap_or_default();
-    let group = groups.iter().find(|group| text(&group["name"]) == GROUP);
-    group.map(|group| text(&group[key])).unwrap_or_default()
+    stream.wait_until_settled(GROUP, SOON);
 }
 
 /// Everything stored is what the second model makes of these events.
 #[track_caller]
-fn assert_all_stored(worker: &Worker, events: &[Sent]) {
+pub(crate) fn assert_all_stored(worker: &Worker, events: &[Sent]) {
     let model: BTreeMap<String, Expected> = expected(events, 0);
     assert!(!model.is_empty());
     for (id, expected) in model {

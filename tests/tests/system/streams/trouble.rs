@@ -25,7 +25,7 @@ fn a_group_that_is_deleted_is_created_anew_where_it_was() {
     let worker = setup(&redis, "memory", "a").set("source.streams.start", "$").start();
     let confirmations = Confirmations::listen(&redis);
     let mut stream = Stream::new(&redis, STREAM);
-    eventually(SOON, "the group", || !super::group_value(&mut stream, "name").is_empty());
+    eventually(SOON, "the group", || !stream.group_value(GROUP, "name").is_empty());
     stream.add(&[failed("before")]);
     confirmations.wait_for(1, SOON);
     wait_until_settled(&mut stream);
@@ -110,4 +110,68 @@ fn what_redis_does_not_allow_is_named_until_it_does() {
     wait_until_settled(&mut stream);
     wait_for_health(&worker, 200);
     assert!(!worker.log().lines().concat().contains("wrong@"), "the password is in the log");
+}
+
+#[test]
+fn redis_at_its_memory_limit_is_read_and_told_and_takes_no_new_group() {
+    let redis = RedisServer::start();
+    let mut stream = Stream::new(&redis, STREAM);
+    stream.command("XGROUP CREATE", &[GROUP, "0", "MKSTREAM"]);
+    let events: Vec<Sent> = (0..500).map(|number| failed(&format!("e-{number}"))).collect();
+    stream.add(&events);
+    Stream::new(&redis, "later").add(&[failed("later")]);
+    let maxmemory = |bytes: &str| {
+        redis::cmd("CONFIG").arg(&["SET", "maxmemory", bytes]).exec(&mut redis.connect()).expect("set it");
+    };
+    let confirmations = Confirmations::listen(&redis);
+    maxmemory("1");
+
+    let worker = setup(&redis, "memory", "a").set("source.streams.streams", vec![STREAM, "later"]).start_unready();
+
+    confirmations.wait_for(events.len(), SOON);
+    wait_until_settled(&mut stream);
+    let health = || worker.http().get("/health").json().to_string();
+    eventually(SOON, "the reason", || health().contains("stream `later`") && health().contains("at its `maxmemory`"));
+    maxmemory("0");
+    eventually(SOON, "the other stream to be read", || worker.record("later").is_some());
+    wait_for_health(&worker, 200);
+}
+
+#[test]
+fn a_replica_is_named_and_read_once_it_is_the_primary() {
+    let primary = RedisServer::start();
+    let mut stream = Stream::new(&primary, STREAM);
+    stream.command("XGROUP CREATE", &[GROUP, "0", "MKSTREAM"]);
+    stream.add(&[failed("e-1")]);
+    let replica = RedisServer::start_with(&["--replicaof", &format!("127.0.0.1 {}", primary.port())]);
+    let exists = || redis::cmd("EXISTS").arg(STREAM).query::<u64>(&mut replica.connect()).expect("ask") == 1;
+    eventually(SOON, "the replica to have the stream", exists);
+
+    let worker = setup(&replica, "memory", "a").start_unready();
+
+    eventually(SOON, "the reason", || {
+        worker.http().get("/health").json().to_string().contains("this is a read-only replica")
+    });
+    assert_eq!(worker.http().get("/health").status, 503);
+    redis::cmd("REPLICAOF").arg(&["NO", "ONE"]).exec(&mut replica.connect()).expect("make it the primary");
+    eventually(SOON, "the entry to be stored", || worker.record("e-1").is_some());
+    wait_until_settled(&mut Stream::new(&replica, STREAM));
+    wait_for_health(&worker, 200);
+}
+
+#[test]
+fn entries_that_are_trimmed_before_they_are_read_hold_nothing_up() {
+    let redis = RedisServer::start();
+    let worker = setup(&redis, "memory", "a").set("worker.queue_events", 50).start();
+    let mut stream = Stream::new(&redis, STREAM);
+    let events: Vec<Sent> = (0..2000).map(|number| failed(&format!("e-{number}"))).collect();
+
+    for events in events.chunks(250) {
+        stream.add(events);
+        stream.command("XTRIM", &["MAXLEN", "=", "10"]);
+    }
+
+    wait_until_settled(&mut stream);
+    assert!(worker.record("e-1999").is_some());
+    wait_for_health(&worker, 200);
 }

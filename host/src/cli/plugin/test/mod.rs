@@ -36,7 +36,7 @@ pub(super) struct Arguments {
     #[arg(required_unless_present_any = ["backend", "list"], conflicts_with = "backend")]
     plugin: Option<String>,
 
-    /// The options to open it with; `{dir}` stands for a directory, fresh for each behavior
+    /// The options to open it with; `{dir}` stands for a directory, `{place}` for a name, fresh for each behavior
     #[arg(long, value_name = "JSON", default_value = "{}", conflicts_with = "backend")]
     options: String,
 

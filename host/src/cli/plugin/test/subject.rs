@@ -26,6 +26,8 @@ use crate::telemetry::metrics::Metrics;
 const INSTANCE: &str = "subject";
 /// What stands for the directory of a place.
 const DIRECTORY: &str = "{dir}";
+/// What stands for the name of a place.
+const PLACE: &str = "{place}";
 /// How long a backend may take to open.
 pub(super) const OPEN_BUDGET: Duration = Duration::from_secs(10);
 /// How long a tree may take to close.
@@ -98,8 +100,17 @@ impl Origin {
 
     /// Whether its options name the directory of a place.
     pub(super) fn has_directory(&self) -> bool {
+        self.names(DIRECTORY)
+    }
+
+    /// Whether nobody else stores in its places.
+    fn has_own_place(&self) -> bool {
+        self.names(DIRECTORY) || self.names(PLACE)
+    }
+
+    fn names(&self, placeholder: &str) -> bool {
         let mut found = false;
-        self.clone().each_options(&mut |options| found |= options.to_string().contains(DIRECTORY));
+        self.clone().each_options(&mut |options| found |= options.to_string().contains(placeholder));
         found
     }
 
@@ -123,11 +134,22 @@ impl Origin {
 
 fn fill_in(options: &mut Value, directory: &Path) {
     match options {
-        Value::String(text) => *text = text.replace(DIRECTORY, &directory.to_string_lossy()),
+        Value::String(text) => {
+            *text = text.replace(DIRECTORY, &directory.to_string_lossy()).replace(PLACE, &place_name(directory));
+        }
         Value::Array(values) => values.iter_mut().for_each(|value| fill_in(value, directory)),
         Value::Object(map) => map.values_mut().for_each(|value| fill_in(value, directory)),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
+}
+
+/// What tells the place of a directory from all others, those of earlier runs too: for what is not kept in files.
+fn place_name(directory: &Path) -> String {
+    let name = |path: Option<&Path>| {
+        path.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    };
+    let (run, own) = (name(directory.parent()), name(Some(directory)).replace('-', "_"));
+    format!("p{}_{own}", run.rsplit('-').next().unwrap_or_default())
 }
 
 impl Subject for Tested {
@@ -157,7 +179,7 @@ impl Subject for Tested {
     fn has_others(&self) -> bool {
         // What is volatile and of one process has nothing to share a place by.
         let has_store = self.description.capabilities.durable || !self.description.capabilities.exclusive;
-        has_store && !self.has_directory()
+        has_store && !self.origin.has_own_place()
     }
 
     fn rounds(&self) -> u64 {
@@ -257,6 +279,11 @@ impl Backend for OpenedTree {
 
     fn health(&self) -> Health {
         self.tree.root().health()
+    }
+
+    fn begin(&self, call: &Call) -> Result<()> {
+        // All of it has begun already.
+        self.tree.root().begin(call)
     }
 
     fn flush(&self, call: &Call) -> Result<()> {

@@ -16,7 +16,7 @@ fn no_room_for_the_tables() {
     drop(database);
     let url = server.url();
 
-    survives((server, disk), &url, |(_, disk)| disk.fill(), |(_, disk), ()| disk.free());
+    survives((server, disk), &url, |(_, disk)| disk.fill(), |(_, disk), ()| disk.make_room());
 }
 
 /// The server ends with a panic, tries again, and gives up at last.
@@ -32,7 +32,7 @@ fn no_room_for_the_log_that_is_written_ahead() {
         &url,
         |(_, disk)| disk.fill(),
         |(server, disk), ()| {
-            disk.free();
+            disk.make_room();
             server.recover();
         },
     );

@@ -1,5 +1,8 @@
 //! Dead letters repaired by hand: edited, tried again through the live worker, parked if they fail again.
 
+mod in_a_stream;
+mod interrupted;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
@@ -13,8 +16,7 @@ use storage_worker_tests::worker::{Setup, Worker};
 use crate::SOON;
 
 /// A worker whose admin listener is where the commands of the set-up look for it.
-fn start(redis: &RedisServer, plugin: &str) -> (Setup, Worker) {
-    let setup = Setup::new(&redis.url(), plugin);
+fn start(setup: Setup) -> (Setup, Worker) {
     let worker = setup.start();
     let admin = worker.admin_address().to_owned();
     (setup.set("admin.listen", admin), worker)
@@ -35,8 +37,25 @@ fn matched(setup: &Setup, arguments: &[&str]) -> Value {
 #[test]
 fn five_hundred_letters_are_repaired_by_one_expression_and_a_second_failure_parks() {
     let redis = RedisServer::start();
-    let (setup, worker) = start(&redis, "file");
-    let confirmations = Confirmations::listen(&redis);
+    let (setup, worker) = start(Setup::new(&redis.url(), "file"));
+    let audit =
+        |setup: &Setup| std::fs::read_to_string(setup.path("dead-letters.audit.jsonl")).expect("there is an audit");
+    repair_five_hundred(&redis, &setup, &worker, &audit);
+}
+
+/// The letters, whole, as `show` gives them.
+#[track_caller]
+fn shown(setup: &Setup) -> BTreeMap<String, Value> {
+    let listed = letters(setup, 0, &["list", "--limit", "1000"]);
+    let ids: Vec<&str> =
+        listed["letters"].as_array().expect("a list").iter().filter_map(|letter| letter["id"].as_str()).collect();
+    let shown = letters(setup, 0, &[&["show"], &ids[..]].concat());
+    let letters = shown["letters"].as_array().expect("a list").clone();
+    letters.into_iter().map(|letter| (letter["id"].as_str().expect("an id").to_owned(), letter)).collect()
+}
+
+fn repair_five_hundred(redis: &RedisServer, setup: &Setup, worker: &Worker, audit: &dyn Fn(&Setup) -> String) {
+    let confirmations = Confirmations::listen(redis);
     // The spaces are the producer's own, so that another way to write the same would show.
     let bad = |number: u32| Sent {
         channel: "evaluation:queued".to_owned(),
@@ -45,32 +64,38 @@ fn five_hundred_letters_are_repaired_by_one_expression_and_a_second_failure_park
     };
     let mut events: Vec<Sent> = (0..500).map(bad).collect();
     events.push(Sent { channel: "evaluation:queued".to_owned(), payload: b"\xff no JSON".to_vec() });
-    Publisher::new(&redis).publish(&events);
-    eventually(SOON, "the letters", || setup.dead_letters().len() == 501);
-    let before: BTreeMap<String, Value> = setup
-        .dead_letters()
-        .into_iter()
-        .map(|letter| (letter["id"].as_str().expect("an id").to_owned(), letter))
-        .collect();
-    assert_eq!((matched(&setup, &[]), matched(&setup, &["--reason", "missing_field"])), (json!(501), json!(500)));
-    assert_eq!(matched(&setup, &["--eval-id", "e-7"]), json!(1));
+    Publisher::new(redis).publish(&events);
+    eventually(SOON, "the letters", || matched(setup, &[]) == 501);
+    let before = shown(setup);
+    let sent_as = |letter: &Value| {
+        events.iter().any(|sent| Some(&*sent.payload) == letter["payload"].as_str().map(str::as_bytes))
+    };
+    assert_eq!(before.values().filter(|letter| sent_as(letter)).count(), 500, "byte-identical");
+    assert_eq!((matched(setup, &[]), matched(setup, &["--reason", "missing_field"])), (json!(501), json!(500)));
+    assert_eq!(matched(setup, &["--eval-id", "e-7"]), json!(1));
 
     let which = ["--reason", "missing_field"];
-    let failed = letters(&setup, 1, &["retry", "--eval-id", "e-7"]);
+    let failed = letters(setup, 1, &["retry", "--eval-id", "e-7"]);
     assert_eq!(failed["letters"][0]["outcome"], "parked");
-    assert_eq!((matched(&setup, &["--state", "parked"]), worker.record("e-7")), (json!(1), None));
-    let again = letters(&setup, 0, &["retry", "--eval-id", "e-7"]);
-    assert_eq!(again["letters"], json!([]), "what is parked is left alone");
-    letters(&setup, 0, &[&["edit", ".code = .source | del(.source)", "--dry-run"], &which[..]].concat());
-    assert_eq!(matched(&setup, &["--state", "parked"]), json!(1), "a dry run changes nothing");
-    let edited = letters(&setup, 0, &[&["edit", ".code = .source | del(.source)"], &which[..]].concat());
+    assert_eq!((matched(setup, &["--state", "parked"]), worker.record("e-7")), (json!(1), None));
+    let again = setup.command(&["dead-letters", "retry", "--eval-id", "e-7"]).output().expect("run it");
+    assert_eq!(String::from_utf8_lossy(&again.stdout), "no letters\n", "what is parked is left alone");
+    let note = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(note.contains("1 letter left alone") && note.contains("--state parked"), "{note}");
+    letters(setup, 0, &[&["edit", ".code = .source | del(.source)", "--dry-run"], &which[..]].concat());
+    assert_eq!(matched(setup, &["--state", "parked"]), json!(1), "a dry run changes nothing");
+    let edited = letters(setup, 0, &[&["edit", ".code = .source | del(.source)"], &which[..]].concat());
     assert_eq!(edited["edited"], 500);
-    let retried = letters(&setup, 0, &[&["retry"], &which[..]].concat());
+    assert_eq!(matched(setup, &["--state", "edited"]), json!(500));
+    for (id, letter) in shown(setup) {
+        assert_eq!(letter["payload"], before[&id]["payload"], "byte-identical, though it is edited");
+    }
+    let retried = letters(setup, 0, &[&["retry"], &which[..]].concat());
 
     assert_eq!(retried["letters"].as_array().map(Vec::len), Some(500));
     let confirmed: BTreeMap<String, String> =
         confirmations.wait_for(500, SOON).iter().map(|confirmation| confirmation.about()).collect();
-    assert_eq!(matched(&setup, &[]), json!(1), "only what is no JSON is left");
+    assert_eq!(matched(setup, &[]), json!(1), "only what is no JSON is left");
     for number in [0, 7, 499] {
         let id = format!("e-{number}");
         let record = worker.record(&id).expect("it is stored");
@@ -81,7 +106,7 @@ fn five_hundred_letters_are_repaired_by_one_expression_and_a_second_failure_park
             (&letter["time"], letter["event_id"].clone())
         );
     }
-    let audit = std::fs::read_to_string(setup.path("dead-letters.audit.jsonl")).expect("there is an audit");
+    let audit = audit(setup);
     let audit: Vec<Value> = audit.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let edits: Vec<&Value> = audit.iter().filter(|line| line["action"] == "edit").collect();
     assert_eq!(edits.len(), 500);
@@ -96,7 +121,7 @@ fn five_hundred_letters_are_repaired_by_one_expression_and_a_second_failure_park
 #[test]
 fn letters_are_worked_on_without_a_worker_and_tried_into_a_backend() {
     let redis = RedisServer::start();
-    let (setup, worker) = start(&redis, "file");
+    let (setup, worker) = start(Setup::new(&redis.url(), "file"));
     let fresh = setup.path("fresh");
     let setup =
         setup.set("backends.fresh.plugin", "file").set("backends.fresh.options.path", fresh.to_str().expect("Unicode"));

@@ -1,27 +1,57 @@
-//! What crosses the plugin boundary has the layout of `abi_layout.txt`: sizes, offsets, fields and functions of every type.
+//! What crosses the plugin boundary has the layout of `today.txt`: sizes, offsets, fields and functions of every type. And
+//! that is the layout of `1.0.0.txt`, which never changes again, with functions added at the end of tables.
 //!
 //! The loader compares the layout of a plugin with that of the worker; this test compares ours with that of the plugins
 //! which are out there. What may change, and how, is in docs/plugin-compatibility.md.
 
+mod growth;
+
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use abi_stable::StableAbi;
 use abi_stable::std_types::utypeid::UTypeId;
 use abi_stable::type_layout::{TLData, TLField, TLFields, TypeLayout};
 use storage_plugin_api::abi::PluginModuleRef;
 
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/abi_layout").join(name)
+}
+
+/// `UPDATE_GOLDEN=1` changes nothing here: what fails is a plugin out there that no longer loads.
+#[test]
+fn the_layout_of_1_0_0_has_only_grown_and_only_at_its_ends() {
+    let frozen = std::fs::read_to_string(golden("1.0.0.txt")).expect("read 1.0.0.txt");
+    let today = everything_that_crosses();
+
+    let growth = growth::of(&frozen, &today);
+
+    let broken = growth.broken.join("\n\n");
+    assert!(
+        broken.is_empty(),
+        "plugins that were built against plugin-api 1.0.0 would no longer load; only functions at the end of a trait or of \
+         `PluginModule` may be added (docs/plugin-compatibility.md). Of these types the layout is another one now:\n\n{broken}"
+    );
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(
+        growth.added.is_empty() || !version.starts_with("1.0."),
+        "this is more than plugin-api 1.0.0 has, so `version` in plugin-api/Cargo.toml must be at least 1.1.0, not \
+         {version}:\n\n{}",
+        growth.added.join("\n\n")
+    );
+}
+
 #[test]
 fn the_layout_of_what_crosses_is_the_promised_one() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/abi_layout.txt");
+    let golden = golden("today.txt");
     let found = everything_that_crosses();
 
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&golden, &found).expect("write the golden file");
     }
 
-    let promised = std::fs::read_to_string(&golden).expect("read tests/abi_layout.txt");
+    let promised = std::fs::read_to_string(&golden).expect("read today.txt");
     let differs = promised.lines().zip(found.lines()).find(|(promised, found)| promised != found);
     assert!(
         promised == found,
