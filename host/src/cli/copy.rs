@@ -157,7 +157,8 @@ impl Arguments {
 
 fn text(arguments: &Arguments, copied: &Copied, go_on: &str) -> String {
     let Arguments { from, to, .. } = arguments;
-    let Copied { copied: read, bytes, created, updated, unchanged, accepted, gone, rejected, rejections, complete } = copied;
+    let Copied { copied: read, bytes, created, updated, unchanged, accepted, gone, rejected, rejections, complete } =
+        copied;
     let size = bytesize::ByteSize(*bytes);
     let interrupted = if *complete { String::new() } else { format!("interrupted; what was copied stays{go_on}\n") };
     if arguments.dry_run {

@@ -63,7 +63,8 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
     let progress = Progress::start("compared", total(one, &storage.call()), 0);
     let waiting = say_why(&progress);
     let patience = reach.patience(storage.call_timeout(), &waiting, &is_told_to_end);
-    let comparing = Comparing { a: &*one.backend, b: &*other.backend, patience: &patience, repair: *repair, rate: *rate };
+    let comparing =
+        Comparing { a: &*one.backend, b: &*other.backend, patience: &patience, repair: *repair, rate: *rate };
     let (mut answer, mut so_far) = (Answer { format: global.output, names: [a, b], shown: 0 }, Compared::default());
     let mut report = |compared: &Compared, difference: Option<&Difference>| {
         progress.at(compared.compared);
