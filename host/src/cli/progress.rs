@@ -1,10 +1,11 @@
 //! How long work shows where it is, on standard error: a bar on a terminal, a line now and then elsewhere.
 
 use std::cell::Cell;
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use super::output::plain;
 
@@ -34,10 +35,14 @@ impl Progress {
         let started = Instant::now();
         let shown = if io::stderr().is_terminal() {
             let template = match total {
-                Some(_) => "{msg} {bar:30} {pos} of {len} · {per_sec} · {eta} left",
-                None => "{msg} {spinner} {pos} · {per_sec} · {elapsed}",
+                Some(_) => "{msg} {bar:30} {pos} of {len} · {rate} · {eta} left",
+                None => "{msg} {spinner} {pos} · {rate} · {elapsed}",
             };
-            let style = ProgressStyle::with_template(template).expect("the templates are valid");
+            let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
+                // Nobody is left to be told that this failed.
+                let _ = write!(out, "{:.0}/s", state.per_sec());
+            };
+            let style = ProgressStyle::with_template(template).expect("the templates are valid").with_key("rate", rate);
             let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new).with_style(style);
             let bar = bar.with_message(what).with_position(before);
             bar.reset_eta();

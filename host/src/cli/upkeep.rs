@@ -1,6 +1,8 @@
 //! What the commands for whole backends have in common: patience, backends that can be walked, and the arguments for both.
 
-use std::time::Duration;
+use std::cell::RefCell;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
@@ -8,10 +10,19 @@ use storage_plugin_api::{Call, Error};
 
 use super::UsageError;
 use super::interrupt::Interrupt;
+use super::output;
 use super::progress::Progress;
 use super::storage::{Access, Reached, Storage};
 use crate::config::Loaded;
+use crate::http::client::ClientError;
 use crate::storage::upkeep::Patience;
+
+/// How soon the same reason for a pause is said again.
+const SAID_AGAIN: Duration = Duration::from_secs(10);
+/// What a worker answers whose storage is not open.
+const UNAVAILABLE: u16 = 503;
+/// Between two questions to such a worker.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// How fast, how much at once, and for how long.
 #[derive(Args, Clone, Debug)]
@@ -28,7 +39,7 @@ pub(crate) struct Limits {
 /// How backends are reached, and when an outage is too long.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Reach {
-    /// Reach the backends through the running worker alone; fail where it does not have them, instead of opening them here
+    /// Reach the backends through the running worker alone, and wait for it while it starts; open none here
     #[arg(long)]
     running: bool,
 
@@ -40,7 +51,34 @@ pub(crate) struct Reach {
 impl Reach {
     /// The backends, in the order of the names.
     pub(crate) fn storage(&self, loaded: &Loaded, names: &[&str], access: Access) -> anyhow::Result<Storage> {
-        if self.running { Storage::of_worker(loaded, names) } else { Storage::named(loaded, names, access) }
+        let began = Instant::now();
+        let mut is_said = false;
+        loop {
+            let storage = match self.running {
+                true => Storage::of_worker(loaded, names),
+                false => Storage::named(loaded, names, access),
+            };
+            match storage {
+                Err(error) if self.may_pass(&error) && began.elapsed() < self.give_up_after => {
+                    if !is_said {
+                        output::print_note(&format!("waiting for the worker: {error:#}"));
+                        is_said = true;
+                    }
+                    thread::sleep(PAUSE);
+                }
+                storage => return storage,
+            }
+        }
+    }
+
+    /// Whether a worker that was started a moment ago would answer so: its storage is not open yet. Or, where one has to
+    /// be there, that it is about to be started.
+    fn may_pass(&self, error: &anyhow::Error) -> bool {
+        match error.downcast_ref() {
+            Some(ClientError::Refused { status, .. }) => *status == UNAVAILABLE,
+            Some(ClientError::NothingListens(_) | ClientError::Failed { .. }) => self.running,
+            None => false,
+        }
     }
 
     pub(crate) fn patience<'a>(
@@ -59,9 +97,17 @@ pub(crate) fn listen() -> anyhow::Result<impl Fn() -> bool> {
     Ok(move || interrupt.is_told())
 }
 
-/// Says why there is a pause.
+/// Says why there is a pause; the same reason not again and again.
 pub(crate) fn say_why(progress: &Progress) -> impl Fn(&Error) + '_ {
-    |error| progress.say(&format!("waiting, since storage failed: {error}"))
+    let last: RefCell<Option<(String, Instant)>> = RefCell::default();
+    move |error| {
+        let why = error.to_string();
+        let is_known = |(said, at): &(String, Instant)| *said == why && at.elapsed() < SAID_AGAIN;
+        if !last.borrow().as_ref().is_some_and(is_known) {
+            progress.say(&format!("waiting, since storage failed: {why}"));
+            last.replace(Some((why, Instant::now())));
+        }
+    }
 }
 
 /// An error if a backend cannot be gone through in id order.

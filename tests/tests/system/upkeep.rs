@@ -135,7 +135,7 @@ fn with_running_nothing_is_opened_here() {
     let redis = RedisServer::start();
     let setup = filled(&redis);
 
-    let none = run(&setup, &["copy", "--running", "--from", "main", "--to", "other"]);
+    let none = run(&setup, &["copy", "--running", "--give-up-after", "1s", "--from", "main", "--to", "other"]);
     assert_eq!(none.status.code(), Some(1));
     assert!(text(&none.stderr).contains("nothing listens on `127.0.0.1:"), "{none:?}");
     assert!(!setup.path("other").exists());
@@ -144,7 +144,7 @@ fn with_running_nothing_is_opened_here() {
     let elsewhere = run(&setup, &["diff", "--running", "main", "other"]);
     assert_eq!(elsewhere.status.code(), Some(2));
     let said = text(&elsewhere.stderr);
-    assert!(said.contains("the running worker has no backend `other` in its tree; it has `main`"), "{said}");
+    assert!(said.contains("the running worker has no backend `other` in its tree; it has: `main`"), "{said}");
     // Without it what the worker does not have is opened here, and what it has is reached through it.
     let copied = run(&setup, &["copy", "--from", "main", "--to", "other", "--output", "json"]);
     assert_eq!(answer(&copied).1["created"], EVALUATIONS);
