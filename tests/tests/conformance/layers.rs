@@ -14,13 +14,15 @@ use crate::right::assert_reached;
 
 /// Each layer above the two others, and each store below all of them.
 const FEW: [&str; 3] = [
-    "composite(mirror(tiered(postgres, file), sqlite), file)",
+    "composite(mirror_all(tiered(postgres, file), sqlite), file)",
     "tiered(composite(mirror_all(sqlite, sqlite), sqlite), sqlite)",
     "mirror(tiered(composite(memory, file), file), memory)",
 ];
 
 const STORES: [&str; 4] = ["memory", "file", "sqlite", "postgres"];
 
+/// With `ack = "primary"` no shadow keeps files: where the primary is another process, the kit sees a file that was written
+/// to and not synced before the answer, and cannot know that nothing depends on it.
 fn all() -> Vec<String> {
     let over = |layer: &str, primary: &str, store: &str| format!("{layer}({primary}, {store})");
     let mut trees = Vec::new();
@@ -29,7 +31,7 @@ fn all() -> Vec<String> {
             ("composite", "file"),
             ("tiered", "sqlite"),
             ("mirror", "memory"),
-            ("mirror", "file"),
+            ("mirror", "postgres"),
             ("mirror_all", "sqlite"),
         ] {
             trees.push(over(layer, store, other));

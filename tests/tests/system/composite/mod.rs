@@ -22,6 +22,8 @@ fn composite(redis: &RedisServer) -> Setup {
     let (data, disk, away) = (text("data"), text("disk"), text("away"));
     setup
         .set("storage.guarantee", "durable")
+        // Thousands of record files after a long outage, on a machine that does other things, too.
+        .set("storage.close_timeout", "90s")
         .set("storage.breaker.open_for", "20ms")
         .set("storage.breaker.max_open_for", "100ms")
         .set("worker.retry_max", "100ms")
@@ -68,7 +70,7 @@ fn assert_stored(setup: &Setup, worker: Worker, events: &[Sent]) {
         assert_eq!(worker.record(id).as_ref(), Some(&expected.record), "record of {id}");
         assert_eq!(worker.history(id), expected.history, "history of {id}");
     }
-    let (status, log) = worker.terminate(Duration::from_secs(60));
+    let (status, log) = worker.terminate(Duration::from_secs(120));
     assert!(status.success(), "the worker ended with {status}:\n{log}");
     assert!(setup.dead_letters().is_empty());
     for (id, expected) in &model {
