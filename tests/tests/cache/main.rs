@@ -97,6 +97,7 @@ impl Backend for Boundless {
     }
 }
 
+#[derive(Debug)]
 struct NoMetrics;
 
 impl PluginMetrics for NoMetrics {
