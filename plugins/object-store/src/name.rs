@@ -114,7 +114,7 @@ mod tests {
             let names = Names::below(Path::from(prefix));
             let name = names.of_hour("2cf2.zst", hour).expect("a name");
 
-            assert!(name.as_ref().ends_with("2cf2.zst/2026-12-01T06"), "{name}");
+            assert!(name.as_ref().ends_with("2cf2.zst/2026-12-01T07"), "{name}");
             assert_eq!(names.parse(&name), Some(("2cf2.zst", hour)));
             assert!(names.behind("2cf2.zst").expect("a name") > name);
             assert!(names.behind("2cf2.zst").expect("a name") < names.of_hour("2cf3.zst", hour).expect("a name"));

@@ -60,9 +60,10 @@ impl Place {
             // Not what stands there: it may be a password.
             return Err(format!("`url` names no bucket; {EXPECTED}, and credentials in keys of their own"));
         }
-        let prefix = Path::parse(prefix.trim_end_matches('/')).map_err(|_| {
-            "`url` has a prefix that cannot stand in a name; use letters, digits, `-_.` and `/`".to_owned()
-        })?;
+        let unusable = "`url` has a prefix that cannot stand in a name; use letters, digits, `-_.` and `/`";
+        // A `/` at the beginning would be passed over.
+        let prefix = Some(prefix.trim_end_matches('/')).filter(|prefix| !prefix.starts_with('/'));
+        let prefix = prefix.and_then(|prefix| Path::parse(prefix).ok()).ok_or_else(|| unusable.to_owned())?;
         Ok(Self::Bucket { provider, name: name.to_owned(), prefix })
     }
 

@@ -97,6 +97,10 @@ fn delete_each(
         let mut walk = Walk::of(backend, patience, query, Place::default());
         loop {
             let mut page = walk.page()?;
+            // A walk that is told to end has no page more, either.
+            if (patience.is_told_to_end)() {
+                return Ok(pruned);
+            }
             if page.is_empty() {
                 break;
             }

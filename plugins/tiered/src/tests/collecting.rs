@@ -142,11 +142,12 @@ fn the_thread_collects_by_itself_and_ends_when_it_is_closed() {
     let options = Options { collect_every: Duration::from_millis(1), ..Options::default() };
     let reader = Tiered::open(options.clone(), opening(true)).expect("it opens");
     std::thread::sleep(Duration::from_millis(50));
-    assert_eq!(tree.blobs.keys().len(), 10, "who only reads removes nothing");
+    assert_eq!(tree.blobs.keys().len(), 10, "who only reads is not begun, and removes nothing");
     reader.close(&call()).expect("closed");
     drop(reader);
 
     let tiered = Tiered::open(options, opening(false)).expect("it opens");
+    tiered.begin(&call()).expect("begun");
     let start = std::time::Instant::now();
     while tree.blobs.keys().len() > 5 {
         assert!(start.elapsed() < Duration::from_secs(20), "nothing is collected");
