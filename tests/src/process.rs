@@ -137,7 +137,7 @@ pub fn plugin_path(name: &str) -> PathBuf {
 #[must_use]
 pub fn library_name(name: &str) -> String {
     let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    format!("{prefix}storage_backend_{name}{suffix}")
+    format!("{prefix}storage_backend_{}{suffix}", name.replace('-', "_"))
 }
 
 /// Test programs are in `target/<profile>/deps`, what they test is one directory up.

@@ -58,7 +58,9 @@ impl Destination {
     pub(crate) fn open(&self) -> Log {
         match self {
             Self::File { path, max_bytes } => Log::File(FileLog::new(path, *max_bytes)),
-            Self::Stream { redis, key, max_bytes } => Log::Stream(StreamLog::new(redis.clone(), key, *max_bytes)),
+            Self::Stream { redis, key, max_bytes } => {
+                Log::Stream(Box::new(StreamLog::new(redis.clone(), key, *max_bytes)))
+            }
         }
     }
 }
@@ -76,7 +78,7 @@ impl fmt::Display for Destination {
 #[derive(Debug)]
 pub(crate) enum Log {
     File(FileLog),
-    Stream(StreamLog),
+    Stream(Box<StreamLog>),
 }
 
 impl Log {

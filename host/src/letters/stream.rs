@@ -181,9 +181,12 @@ pub(super) struct Lines {
 /// An entry as Redis gives it: its id, and names and values in turn.
 type Raw = (String, Vec<Vec<u8>>);
 
+/// The id of an entry, and its line.
+type Line = (String, Vec<u8>);
+
 impl Lines {
     /// Some more lines with the ids of their entries; none at the end.
-    pub(super) fn next(&mut self) -> io::Result<Option<Vec<(String, Vec<u8>)>>> {
+    pub(super) fn next(&mut self) -> io::Result<Option<Vec<Line>>> {
         let from = self.after.as_ref().map_or_else(|| "-".to_owned(), |last| format!("({last}"));
         let entries = self.range(&from, "+", self.count)?;
         let Some((last, _)) = entries.last() else { return Ok(None) };

@@ -119,7 +119,7 @@ impl Flood {
     pub fn id(&self, number: u64) -> String {
         let count = self.evaluations.max(1);
         let place = number % count;
-        format!("{}{}", self.prefix, if self.writer % 2 == 0 { place } else { count - 1 - place })
+        format!("{}{}", self.prefix, if self.writer.is_multiple_of(2) { place } else { count - 1 - place })
     }
 
     /// The id of an event, which nothing else contains.

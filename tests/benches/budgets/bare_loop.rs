@@ -40,8 +40,6 @@ async fn serve(url: &str, directory: Option<PathBuf>) -> Result<(), Box<dyn Erro
         {
             batch.push(message);
         }
-        let read =
-            |message: &'_ redis::Msg| Event::read(message.get_channel_name().as_bytes(), message.get_payload_bytes());
         let events = batch.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         if let Some(directory) = &directory {
             tokio::task::block_in_place(|| store(directory, &events))?;
@@ -51,6 +49,10 @@ async fn serve(url: &str, directory: Option<PathBuf>) -> Result<(), Box<dyn Erro
         pipeline.query_async::<()>(&mut publisher).await?;
     }
     Ok(())
+}
+
+fn read(message: &redis::Msg) -> Result<Event<'_>, Box<dyn Error>> {
+    Event::read(message.get_channel_name().as_bytes(), message.get_payload_bytes())
 }
 
 /// An event and what is confirmed of it.

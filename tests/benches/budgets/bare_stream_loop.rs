@@ -36,8 +36,7 @@ async fn serve(url: &str, directory: Option<PathBuf>) -> Result<(), Box<dyn Erro
     loop {
         let answer: Option<Vec<(String, Vec<Entry>)>> = read.query_async(&mut reader).await?;
         let Some((_, entries)) = answer.and_then(|mut streams| streams.pop()) else { continue };
-        let read = |(_, [(_, channel), (_, payload)]): &'_ Entry| Event::read(channel, payload);
-        let events = entries.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let events = entries.iter().map(event).collect::<Result<Vec<_>, _>>()?;
         if let Some(directory) = &directory {
             tokio::task::block_in_place(|| store(directory, &events))?;
         }
@@ -47,4 +46,8 @@ async fn serve(url: &str, directory: Option<PathBuf>) -> Result<(), Box<dyn Erro
         pipeline.cmd("XACK").arg(STREAM).arg(GROUP).arg(&ids).ignore();
         pipeline.query_async::<()>(&mut publisher).await?;
     }
+}
+
+fn event((_, [(_, channel), (_, payload)]): &Entry) -> Result<Event<'_>, Box<dyn Error>> {
+    Event::read(channel, payload)
 }

@@ -186,7 +186,7 @@ fn a_great_many_evaluations_stay_within_the_cache_and_what_the_primary_refused_i
         for (id, state) in ids.iter().zip(read(&*composite, &ids)) {
             assert_eq!(state.registers().len(), queued(id).registers().len(), "{id}");
         }
-        if first / BATCH % MERGED == 0 {
+        if (first / BATCH).is_multiple_of(MERGED) {
             for way in ["refused", "taken"] {
                 assert_shows_only_what_was_taken(&*composite, &primary, &format!("merged-{first}-{way}"));
             }
