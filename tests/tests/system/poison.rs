@@ -105,7 +105,9 @@ fn run(
 #[test]
 fn one_bad_event_in_a_thousand_of_six_kinds_costs_no_good_one() {
     let (redis, server) = (RedisServer::start(), PostgresServer::start());
-    let setup = setup(&redis, "postgres").set("backends.main.options.url", server.url());
+    let setup = setup(&redis, "postgres")
+        .set("backends.main.options.url", server.url())
+        .set("backends.main.options.durability", "durable");
     let confirmations = Confirmations::listen(&redis);
     let (count, pairs) = size();
     // Tables and caches are warm after it.

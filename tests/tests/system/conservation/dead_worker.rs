@@ -62,6 +62,11 @@ fn die(run: &mut Run, victim: usize) -> Duration {
     eventually(SOON, "the others to have stored them", || run.missing(&pending).is_empty());
     let took = killed.elapsed();
     eventually(SOON, "the others to have settled them", || stream.pending_of(GROUP, &name).is_empty());
+    // Metrics are up to date a moment later.
+    eventually(SOON, "the others to count what they claimed", || {
+        run.crew().look();
+        run.crew().redelivered() > 0
+    });
     eprintln!("  {} events of {name} were stored {took:?} after it was killed", pending.len());
     run.crew().start_again(victim);
     took

@@ -33,7 +33,8 @@ fn start(redis: &RedisServer, server: &PostgresServer, more: impl FnOnce(Setup) 
     let setup = setup
         .set("admin.listen", admin)
         .set("backends.fresh.plugin", "postgres")
-        .set("backends.fresh.options.url", server.url_of("fresh"));
+        .set("backends.fresh.options.url", server.url_of("fresh"))
+        .set("backends.fresh.options.durability", "durable");
     (setup, worker)
 }
 

@@ -151,7 +151,7 @@ fn a_fallback_can_be_put_behind_a_primary_that_is_away() {
     assert_eq!((confirmation.text("backend"), &confirmation.body["generation"]), ("disk", &2.into()));
     assert!(worker.is_ready(), "it goes on without its primary");
     give_back(&setup, &worker);
-    assert!(setup.path("data/evaluations/e-1.json").exists());
+    eventually(SOON, "the primary's file", || setup.path("data/evaluations/e-1.json").exists());
 }
 
 /// The primary is replaced while the fallback holds something: all of it is for the new one.
@@ -171,8 +171,9 @@ fn what_a_fallback_holds_goes_to_the_primary_that_took_the_place_of_the_other() 
 
     give_back(&setup, &worker);
     for id in ["e-1", "e-2"] {
-        let stored_in = ["data", "second"].map(|at| setup.path(&format!("{at}/evaluations/{id}.json")).exists());
-        assert_eq!(stored_in, [false, true], "{id}");
+        let is_in = |at: &str| setup.path(&format!("{at}/evaluations/{id}.json")).exists();
+        eventually(SOON, "the file of the second primary", || is_in("second"));
+        assert!(!is_in("data"), "{id}");
         assert!(worker.record(id).is_some_and(|record| record["incomplete"] != true), "{id}");
     }
 }

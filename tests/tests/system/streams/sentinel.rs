@@ -69,12 +69,13 @@ fn a_failover_is_followed_without_a_restart() {
 
     primary.kill();
 
-    let mut stream = Stream::new(&replica, STREAM);
     let is_primary = || {
         let role: Vec<redis::Value> = redis::cmd("ROLE").query(&mut replica.connect()).expect("a role");
         role.first() == Some(&redis::Value::BulkString(b"master".to_vec()))
     };
     eventually(SOON * 2, "the replica to take over", is_primary);
+    // Redis ends the connections that it had as a replica.
+    let mut stream = Stream::new(&replica, STREAM);
     let confirmations = Confirmations::listen(&replica);
     stream.add(&[failed("after")]);
     eventually(SOON, "what came afterwards to be stored", || worker.record("after").is_some());
