@@ -193,9 +193,10 @@ impl Running {
             backend = %root.instance(), durability = tree.durability().as_str(), generation = *generation,
             "storage.opened"
         );
-        // Before the first event comes, which nobody else shall take any more.
-        tree.begin();
+        // Readers come first: what begins may move states to where the tree before does not look.
         current.put(Arc::clone(&tree));
+        // And before the first event, which nobody else shall take any more.
+        tree.begin();
         self.tree = Some(tree);
         worker.replace(served)
     }

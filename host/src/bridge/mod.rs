@@ -222,6 +222,8 @@ impl Adder {
             let waiting = self.buffer.copied().left;
             warn!(stream, redis, error = failure, batch, waiting, attempt, "cannot add to the stream, will try again");
         }
+        // The stream may live elsewhere by now.
+        self.link = None;
         sleep(self.pauses.pause()).await;
     }
 }

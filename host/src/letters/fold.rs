@@ -32,7 +32,7 @@ struct Place {
     bytes: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 enum At {
     File {
         file: usize,
@@ -124,7 +124,9 @@ impl Snapshot {
 
     /// About how many bytes a letter takes when it is written anew.
     pub(super) fn size(entry: &Entry) -> u64 {
-        (entry.place.bytes + entry.edited.as_ref().map_or(0, |place| place.bytes)) as u64
+        // After a compaction an edited letter is one line.
+        let edited = entry.edited.as_ref().filter(|place| place.at != entry.place.at);
+        (entry.place.bytes + edited.map_or(0, |place| place.bytes)) as u64
     }
 
     /// How many bytes all lines take.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use tracing::warn;
+
 use super::config::DeadLettersConfig;
 use super::file::FileLog;
 use super::fold::Snapshot;
@@ -111,7 +113,11 @@ impl Log {
         match self {
             Self::File(log) => {
                 let lines: String = actions.iter().map(|action| line::action_text(action) + "\n").collect();
-                log.append(&lines).map(|_| ())
+                let dropped = log.append(&lines)?;
+                if dropped > 0 {
+                    warn!(dropped, "the file of dead letters is full, its oldest letters were dropped");
+                }
+                Ok(())
             }
             Self::Stream(log) => log.change(snapshot, actions),
         }

@@ -69,7 +69,7 @@ impl StreamLog {
         // Those that were added before another one failed come once more, which is harmless.
         let mut adding = pipe();
         lines.lines().for_each(|line| add(&mut adding, &self.letters.key, LETTER, line));
-        self.letters.ask(|connection| adding.exec(connection))?;
+        self.letters.ask(|connection| exec(&adding, connection))?;
         self.bytes = self.bytes.map(|held| held + added);
         Ok(std::mem::take(&mut self.dropped))
     }
@@ -92,7 +92,7 @@ impl StreamLog {
             }
         }
         remove(&mut changing, &self.letters.key, &removed);
-        self.letters.ask(|connection| changing.exec(connection))
+        self.letters.ask(|connection| exec(&changing, connection))
     }
 
     /// Adds lines to `<key>:audit`, which is trimmed to about as many bytes as the letters may have.
@@ -100,7 +100,7 @@ impl StreamLog {
         let audit = &mut self.audit;
         let mut adding = pipe();
         lines.lines().for_each(|line| add(&mut adding, &audit.key, ACTION, line));
-        audit.ask(|connection| adding.exec(connection))?;
+        audit.ask(|connection| exec(&adding, connection))?;
         let mut usage = cmd("MEMORY");
         usage.arg("USAGE").arg(&audit.key);
         // Who may not ask how large it is trims it by other means.
@@ -116,8 +116,12 @@ impl StreamLog {
     /// Makes room: removes what says nothing, and if that is not enough the oldest letters.
     fn compact(&mut self, room: u64) -> io::Result<()> {
         let snapshot = self.snapshot()?;
-        let most = (self.max_bytes / 4 * QUARTERS_LEFT).saturating_sub(room);
         let mut left: u64 = snapshot.entries().map(Snapshot::size).sum();
+        // What was removed by others may have made room enough.
+        let most = match left.saturating_add(room) <= self.max_bytes {
+            true => left,
+            false => (self.max_bytes / 4 * QUARTERS_LEFT).saturating_sub(room),
+        };
         let oldest: Vec<_> = snapshot
             .entries()
             .map_while(|entry| {
@@ -130,7 +134,7 @@ impl StreamLog {
         for some in removed.chunks(REMOVED_AT_ONCE) {
             let mut removing = pipe();
             remove(&mut removing, &self.letters.key, some);
-            self.letters.ask(|connection| removing.exec(connection))?;
+            self.letters.ask(|connection| exec(&removing, connection))?;
         }
         self.dropped += oldest.len();
         self.bytes = Some(left);
@@ -234,6 +238,14 @@ fn line_of(fields: Vec<Vec<u8>>) -> Vec<u8> {
         Ok([name, line]) if name == LETTER.as_bytes() || name == ACTION.as_bytes() => line,
         Ok(_) | Err(_) => b"no line".to_vec(),
     }
+}
+
+/// Sends commands at once, and gives up at the first answer that is an error or does not come: the crate's own way waits the
+/// whole time again for each further answer of a server that vanished.
+fn exec(commands: &Pipeline, connection: &mut Connection) -> RedisResult<()> {
+    connection.send_packed_command(&commands.get_packed_pipeline())?;
+    let around = if commands.is_transaction() { 2 } else { 0 };
+    (0..commands.len() + around).try_for_each(|_| connection.recv_response()?.extract_error().map(drop))
 }
 
 /// Says what failed: of many commands at once the first, which is what the others failed for too.

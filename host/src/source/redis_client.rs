@@ -200,7 +200,7 @@ impl RedisClient {
         self.open(info, block).await
     }
 
-    /// A connection for a command line, which may block: for commands about a key, or without one.
+    /// A connection for a thread that may block: for commands about a key, or without one.
     ///
     /// # Errors
     /// When Redis cannot be reached in time, or refuses.
@@ -209,7 +209,11 @@ impl RedisClient {
             Target::Server(info) => info.clone(),
             Target::Cluster(_) | Target::Sentinel { .. } => {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                runtime.expect("a command line may have a runtime").block_on(self.locate(key))?
+                let refused = |error: std::io::Error| RedisClientError::Connect {
+                    address: self.address.clone(),
+                    reason: error.to_string(),
+                };
+                runtime.map_err(refused)?.block_on(self.locate(key))?
             }
         };
         let client = self.client(info.clone())?;

@@ -79,14 +79,24 @@ impl Tree {
     pub(crate) fn dropped_fallbacks(&self, plan: &Plan) -> Vec<Arc<Guard>> {
         let is_kept = |node: &Node| {
             let mut edges = plan.nodes.iter().flat_map(|node| &node.children).filter(|edge| edge.only_copy);
-            edges.any(|edge| {
-                let is_same_store = plan.identity(edge.node).is_same_store(&node.identity);
-                plan.nodes[edge.node].name == *node.guard.instance() && is_same_store
-            })
+            edges.any(|edge| self.is_kept(node, plan, edge.node))
         };
         let edges = self.nodes.iter().flat_map(|node| &node.children).filter(|edge| edge.only_copy);
         let nodes = edges.map(|edge| &self.nodes[edge.node]);
         nodes.filter(|node| !is_kept(node)).map(|node| Arc::clone(&node.guard)).collect()
+    }
+
+    /// Whether what a backend and those below it hold is where a place of the plan will look for it.
+    fn is_kept(&self, node: &Node, plan: &Plan, place: usize) -> bool {
+        let planned = &plan.nodes[place];
+        let is_below = |old: &Edge| {
+            let mut same_role = planned.children.iter().filter(|new| new.role == old.role);
+            same_role.any(|new| self.is_kept(&self.nodes[old.node], plan, new.node))
+        };
+        planned.name == *node.guard.instance()
+            && plan.identity(place).is_same_store(&node.identity)
+            && node.children.len() == planned.children.len()
+            && node.children.iter().all(is_below)
     }
 }
 

@@ -81,6 +81,11 @@ impl Guard {
         self.closed.load(Ordering::Acquire)
     }
 
+    /// True once it was told that its tree is in use.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
+    }
+
     /// Where the circuit breakers stand; the one that is worse off.
     #[must_use]
     pub fn breaker_state(&self) -> BreakerState {
@@ -246,7 +251,7 @@ impl Backend for Guard {
 
     /// A second time, as for one that is carried over into another tree, changes nothing.
     fn begin(&self, call: &Call) -> Result<()> {
-        if self.begun.swap(true, Ordering::AcqRel) {
+        if self.is_closed() || self.begun.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         let Some(backend) = self.gate.backend() else { return Ok(()) };

@@ -169,16 +169,14 @@ impl Tree {
     /// Tells every backend that was not told before that the tree is in use from now on. What hangs is left behind.
     pub(crate) fn begin(&self) {
         let limit = self.config.call_timeout;
-        let guards: Vec<Arc<Guard>> = self.guards().map(Arc::clone).collect();
-        let work = move || {
-            for guard in guards {
-                if let Err(error) = guard.begin(&Call::with_budget(limit)) {
-                    error!(backend = %guard.instance(), %error, "storage.not_begun");
-                }
+        for guard in self.guards().filter(|guard| !guard.has_begun()) {
+            let (backend, guard) = (Arc::clone(guard.instance()), Arc::clone(guard));
+            let work = move || guard.begin(&Call::with_budget(limit));
+            match within("begin", limit + GRACE, &|| false, work, drop) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => error!(%backend, %error, "storage.not_begun"),
+                Err(missed) => error!(%backend, ?missed, "storage.not_begun"),
             }
-        };
-        if let Err(missed) = within("begin", limit + GRACE, &|| false, work, drop) {
-            error!(?missed, "storage.not_begun");
         }
     }
 

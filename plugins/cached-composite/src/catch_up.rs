@@ -3,6 +3,7 @@
 //! Each state is deleted from the fallback only if its digest is still the one that was merged, after the cache has it,
 //! too. A crash at any point leaves what was not deleted, which is merged again; that changes nothing.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ const IDLE: Duration = Duration::from_secs(30);
 const REFUSED: Duration = Duration::from_secs(10);
 /// So many of a batch are named in the log.
 const LOGGED: u64 = 3;
+/// So many that failed alone are remembered.
+const MOST_SUSPECTS: usize = 1000;
 /// Pauses where nobody says how long.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -55,9 +58,10 @@ pub(crate) fn run(layer: &Layer) {
     // After a failure one evaluation finds out whether the primary is back.
     let mut limit = layer.options.catch_up_batch;
     let (mut total, mut began) = (0, Instant::now());
+    let mut suspects = VecDeque::new();
     loop {
         let is_empty = fallback.holding.is_empty();
-        let passed = catch_unwind(AssertUnwindSafe(|| pass(layer, fallback, limit, &mut total)));
+        let passed = catch_unwind(AssertUnwindSafe(|| pass(layer, fallback, limit, &mut total, &mut suspects)));
         fallback.signal.set_panicked(passed.is_err());
         // The panic is in the log already.
         let (pause, is_idle) = match passed.unwrap_or(Pass::Later(LONGEST_PAUSE)) {
@@ -117,27 +121,33 @@ impl Layer {
     }
 }
 
-/// Goes once through the fallback. After a failure it begins with one evaluation, then takes more and more, so that
-/// one that fails is found and passed by.
-fn pass(layer: &Layer, fallback: &Fallback, mut limit: usize, total: &mut u64) -> Pass {
+/// Goes once through the fallback. After a failure it begins with one evaluation, then takes more and more. The one that
+/// failed alone is a suspect: the next time all others come first, so that it holds up none of them.
+fn pass(
+    layer: &Layer,
+    fallback: &Fallback,
+    mut limit: usize,
+    total: &mut u64,
+    suspects: &mut VecDeque<String>,
+) -> Pass {
     let Some(_owner) = fallback.holding.own() else { return Pass::Later(PAUSE) };
     let look = fallback.holding.look();
     let mut sum = Moved::default();
-    let mut doubtful: Option<(String, Error)> = None;
     let (mut cursor, mut is_empty) = (None, true);
     loop {
-        let page = match fallback.child.backend.list(&Call::with_budget(CALL_BUDGET), &query(limit, cursor)) {
+        let page = match fallback
+            .child
+            .backend
+            .list(&Call::with_budget(CALL_BUDGET), &query(limit + suspects.len(), cursor))
+        {
             Ok(page) => page,
             Err(error) => return later(&fallback.name, &error),
         };
         is_empty &= page.entries.is_empty();
-        for batch in batches(&page.entries) {
-            if fallback.signal.is_stopped() {
-                return Pass::Stopped;
-            }
-            // Another instance goes on.
-            if !fallback.holding.may_move() {
-                return Pass::Later(PAUSE);
+        let entries: Vec<_> = page.entries.iter().filter(|(id, _)| !suspects.contains(id)).collect();
+        for batch in entries.chunks(limit).flat_map(batches) {
+            if let Some(end) = is_over(fallback) {
+                return end;
             }
             match move_some(layer, fallback, &batch) {
                 Ok(moved) => {
@@ -147,29 +157,24 @@ fn pass(layer: &Layer, fallback: &Fallback, mut limit: usize, total: &mut u64) -
                     *total += moved.moved;
                     sum.moved += moved.moved;
                     sum.refused += moved.refused;
-                    // The primary is there, and away for that one alone.
-                    if let Some((id, error)) = doubtful.take_if(|_| moved.moved > 0) {
-                        refused(layer, fallback, &id, &error, &mut sum);
+                }
+                Err(error) => {
+                    // It may be this one that is too much for the primary; others will tell.
+                    if let [id] = *batch {
+                        suspect(suspects, id.to_owned());
                     }
+                    return later(&layer.primary.child.name, &error);
                 }
-                // It may be this one that is too much for the primary; the next one tells.
-                Err(error) if batch.len() == 1 && doubtful.is_none() => {
-                    doubtful = Some((batch[0].to_owned(), error));
-                }
-                Err(error) => return later(&layer.primary.child.name, &error),
             }
         }
-        limit = match doubtful {
-            Some(_) => 1,
-            None => (limit * 2).min(layer.options.catch_up_batch),
-        };
+        limit = (limit * 2).min(layer.options.catch_up_batch);
         cursor = page.cursor;
         if cursor.is_none() {
             break;
         }
     }
-    if let Some((_, error)) = doubtful {
-        return later(&layer.primary.child.name, &error);
+    if let Some(end) = try_suspects(layer, fallback, suspects, total, &mut sum).or_else(|| is_over(fallback)) {
+        return end;
     }
     fallback.signal.set_refused(sum.refused);
     match (is_empty, look) {
@@ -181,6 +186,55 @@ fn pass(layer: &Layer, fallback: &Fallback, mut limit: usize, total: &mut u64) -
         (true, None) => Pass::Later(PAUSE / 10),
         (false, _) => Pass::Through { moved: sum.moved, refused: sum.refused },
     }
+}
+
+/// Whether somebody else goes on, or nobody.
+fn is_over(fallback: &Fallback) -> Option<Pass> {
+    match fallback.holding.may_move() {
+        _ if fallback.signal.is_stopped() => Some(Pass::Stopped),
+        true => None,
+        // Another instance goes on.
+        false => Some(Pass::Later(PAUSE)),
+    }
+}
+
+/// Tries those that failed alone, the one that failed last at last. Gives why it ended before all were tried.
+fn try_suspects(
+    layer: &Layer,
+    fallback: &Fallback,
+    suspects: &mut VecDeque<String>,
+    total: &mut u64,
+    sum: &mut Moved,
+) -> Option<Pass> {
+    for id in std::mem::take(suspects) {
+        if let Some(end) = is_over(fallback) {
+            return Some(end);
+        }
+        match move_some(layer, fallback, &[&id]) {
+            Ok(moved) => {
+                *total += moved.moved;
+                sum.moved += moved.moved;
+                sum.refused += moved.refused;
+            }
+            // The primary is there, and away for that one alone.
+            Err(error) if sum.moved > 0 => {
+                refused(layer, fallback, &id, &error, sum);
+                suspect(suspects, id);
+            }
+            Err(error) => {
+                suspect(suspects, id);
+                return Some(later(&layer.primary.child.name, &error));
+            }
+        }
+    }
+    None
+}
+
+fn suspect(suspects: &mut VecDeque<String>, id: String) {
+    if suspects.len() >= MOST_SUSPECTS {
+        suspects.pop_front();
+    }
+    suspects.push_back(id);
 }
 
 fn later(child: &str, error: &Error) -> Pass {
@@ -196,7 +250,7 @@ fn query(limit: usize, cursor: Option<String>) -> Query {
 }
 
 /// The ids of a page, in parts whose bodies fit into memory.
-fn batches(entries: &[(String, Found)]) -> Vec<Vec<&str>> {
+fn batches<'a>(entries: &[&'a (String, Found)]) -> Vec<Vec<&'a str>> {
     let mut batches: Vec<Vec<&str>> = Vec::new();
     let mut characters = u64::MAX;
     for (id, found) in entries {
@@ -230,6 +284,9 @@ fn move_some(layer: &Layer, fallback: &Fallback, ids: &[&str]) -> Result<Moved> 
         return Ok(sum);
     }
     for id in ids {
+        if is_over(fallback).is_some() {
+            break;
+        }
         match move_caught(layer, fallback, &[id]) {
             Ok(moved) => {
                 sum.moved += moved.moved;

@@ -133,10 +133,10 @@ impl Bucket {
 
     /// Asks for anything, to see whether blobs could be listed.
     pub(crate) async fn look(&self) -> Result<()> {
-        if let Place::Directory(path) = &self.place
-            && !path.is_dir()
-        {
-            return Err(Error::unavailable(format_args!("the directory `{}` is gone", path.display())));
+        // Not all that is below it, where something may lie that is not ours to read.
+        if let Place::Directory(path) = &self.place {
+            let failed = |error| Error::unavailable(format_args!("cannot read `{}`: {error}", path.display()));
+            return std::fs::read_dir(path).map(drop).map_err(failed);
         }
         let looked = self.ask(async { self.list(None).next().await.transpose() }).await;
         looked.map(drop).map_err(|failure| failure.into_error(|| self.no_bucket()))

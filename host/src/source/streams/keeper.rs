@@ -92,9 +92,14 @@ impl Keeper {
                         let stream = self.shared.key();
                         warn!(redis, stream, error = %failure, settled, "cannot acknowledge entries and look after the group, will try again");
                     }
+                    // There is nothing to tell that Redis, and others remove what is left of us.
+                    if self.shared.is_finishing() && self.shared.settled() == 0 {
+                        self.shared.set_done();
+                        return;
+                    }
                     sleep(self.pauses.pause()).await;
-                    // Whoever was told of something while we slept is not told again.
-                    self.shared.filled.notify_one();
+                    // The next turn is a whole one: only that shows whether the trouble is over.
+                    looks.reset_immediately();
                     continue;
                 }
             }
@@ -111,7 +116,10 @@ impl Keeper {
             self.link = Some(self.client.connection_to(self.shared.key(), Duration::ZERO).await?);
         }
         self.is_refusing &= !look;
-        while !self.is_refusing && self.acknowledge().await? {}
+        if !self.is_refusing && self.acknowledge().await? {
+            // The rest in the next turn, so that a look that is due comes first.
+            self.shared.filled.notify_one();
+        }
         if look && let Err(failure) = self.look().await {
             self.refused("redis does not tell how a stream is", failure)?;
         }

@@ -79,6 +79,10 @@ pub(crate) fn copy(
         for part in parts(&page, batch) {
             pace.wait(part.len(), patience);
             if (patience.is_told_to_end)() {
+                // Another copy goes on behind what this one has.
+                if !copying.dry_run {
+                    patience.ask(|call| to.flush(call))?;
+                }
                 return Ok(copied);
             }
             copied.copied += part.len() as u64;

@@ -24,7 +24,7 @@ pub(crate) struct Store {
     /// Refuses items of this id for good.
     pub(crate) refuses: Mutex<Option<String>>,
     /// Fails every merge with an item of this id, as a whole.
-    pub(crate) fails_for: Mutex<Option<(String, Error)>>,
+    pub(crate) fails_for: Mutex<Option<(Vec<&'static str>, Error)>>,
     /// Why it is not well, if it is not.
     pub(crate) ails: Mutex<Option<String>>,
     pub(crate) gets: AtomicUsize,
@@ -139,8 +139,8 @@ impl Backend for Shared {
         self.0.budget_ms.store(budget, Ordering::SeqCst);
         self.0.enter("merge")?;
         self.0.merges.fetch_add(1, Ordering::SeqCst);
-        if let Some((id, error)) = &*lock(&self.0.fails_for)
-            && batch.iter().any(|item| item.id() == id)
+        if let Some((ids, error)) = &*lock(&self.0.fails_for)
+            && batch.iter().any(|item| ids.contains(&item.id()))
         {
             return Err(error.clone());
         }
