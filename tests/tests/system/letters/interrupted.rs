@@ -21,7 +21,7 @@ fn bad(number: u32) -> Sent {
 fn with_letters(redis: &RedisServer, count: u32, more: impl FnOnce(Setup) -> Setup) -> (Setup, Worker) {
     let (setup, worker) = start(more(Setup::new(&redis.url(), "file")));
     Publisher::new(redis).publish(&(0..count).map(bad).collect::<Vec<_>>());
-    eventually(SOON, "the letters", || setup.dead_letters().len() == count as usize);
+    eventually(SOON * 6, "the letters", || setup.dead_letters().len() == count as usize);
     (setup, worker)
 }
 
@@ -73,7 +73,7 @@ fn a_worker_that_is_killed_in_the_middle_of_a_retry_loses_no_letter() {
     letters(&setup, 0, &["edit", ".code = .source", "--all"]);
 
     let mut retrying = setup.start_command(&["dead-letters", "retry", "--all"]);
-    eventually(SOON, "some to be stored", || matched(&setup, &[]).as_u64() < Some(400));
+    eventually(SOON * 6, "some to be stored", || matched(&setup, &[]).as_u64() < Some(400));
     worker.kill();
     let (status, log) = retrying.wait(SOON);
     assert!(status.code() == Some(1) && log.lines().concat().contains("stopped after"), "{log}");
@@ -98,7 +98,7 @@ fn an_edit_that_is_killed_can_be_finished_for_the_letters_that_it_did_not_reach(
     let expression = ".code = .source | del(.source)";
 
     let editing = setup.start_command(&["dead-letters", "edit", expression, "--all"]);
-    eventually(SOON, "some to be edited", || matched(&setup, &["--state", "edited"]).as_u64() > Some(0));
+    eventually(SOON * 6, "some to be edited", || matched(&setup, &["--state", "edited"]).as_u64() > Some(0));
     editing.kill();
     let edited = matched(&setup, &["--state", "edited"]).as_u64().expect("a number");
     let rest = letters(&setup, 0, &["edit", expression, "--state", "dead"]);
