@@ -72,10 +72,15 @@ impl<'a> Event<'a> {
 
     /// Adds its confirmation to what is published.
     pub(crate) fn confirm(&self, pipeline: &mut Pipeline) {
-        let channel = if self.created { "storage:evaluation:created" } else { "storage:evaluation:updated" };
-        let confirmation = format!("{{\"eval_id\":\"{}\",\"result\":\"stored\"}}", self.id);
-        pipeline.cmd("PUBLISH").arg(channel).arg(confirmation).ignore();
+        confirm(pipeline, self.created, &self.id);
     }
+}
+
+/// Adds a confirmation to what is published.
+pub(crate) fn confirm(pipeline: &mut Pipeline, created: bool, id: &str) {
+    let channel = if created { "storage:evaluation:created" } else { "storage:evaluation:updated" };
+    let confirmation = format!("{{\"eval_id\":\"{id}\",\"result\":\"stored\"}}");
+    pipeline.cmd("PUBLISH").arg(channel).arg(confirmation).ignore();
 }
 
 /// Stores each as a file, and makes all durable.

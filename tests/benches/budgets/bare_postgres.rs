@@ -1,17 +1,18 @@
-//! The bare loop of the row `postgres`: an upsert with binary arrays and an insert of the history, in one transaction.
+//! The bare loop of rows about PostgreSQL: an upsert with binary arrays and an insert of the history, in one transaction.
 //!
 //! No state, no ranks, nothing that is right about events in the wrong order: the last one wins. It writes every column
 //! that readers of the tables need, code in the JSON among them: all that the plugin writes but the column `state`.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 
 use serde_json::{Map, Value as Json};
 use storage_plugin_api::body::{sha256, to_hex};
-use storage_plugin_api::{Record, State, Status, names};
-use storage_worker_tests::postgres_server::{Database, PostgresServer};
+use storage_plugin_api::{HistoryEntry, Record, State, Status, names};
+use storage_worker_tests::postgres_server::Database;
 use tokio_postgres::Statement;
 
-use crate::postgres::{BATCH, Events};
+use crate::traffic::CHANNELS;
 
 const ROWS: &str = r#"
 INSERT INTO evaluations AS e (id, code_hash, status, created_at, queued_at, started_at, completed_at, engine, runtime_ms,
@@ -44,29 +45,25 @@ SELECT id, event, to_timestamp(time), type, message, jsonb_build_object('new_sta
 FROM unnest($1::varchar[], $2::text[], $3::float8[], $4::varchar[], $5::text[], $6::text[])
     AS h (id, event, time, type, message, status)";
 
-/// One connection, and the events of each batch, read beforehand: what is measured is to make columns of them, and the
-/// database.
+/// One connection.
 pub(crate) struct Writer {
-    batches: std::vec::IntoIter<Vec<Told>>,
     database: Database,
     rows: Statement,
     lines: Statement,
 }
 
 impl Writer {
-    pub(crate) fn new(server: &PostgresServer, events: &Events) -> Self {
-        let database = server.connect();
+    pub(crate) fn connect(url: &str) -> Self {
+        let database = Database::connect(url).expect("connect to PostgreSQL");
         let (runtime, client) = database.parts();
         let rows = runtime.block_on(client.prepare(ROWS)).expect("prepare the rows");
         let lines = runtime.block_on(client.prepare(LINES)).expect("prepare the lines");
-        let batches: Vec<Vec<Told>> = events.chunks(BATCH).map(|batch| batch.iter().map(Told::of).collect()).collect();
-        Self { batches: batches.into_iter(), database, rows, lines }
+        Self { database, rows, lines }
     }
 
-    /// Writes the next batch.
-    pub(crate) fn write(&mut self) {
-        let told = self.batches.next().expect("there is a batch for every call");
-        let columns = Columns::of(&told);
+    /// Makes columns of what the events of a batch tell, and writes them.
+    pub(crate) fn write(&self, told: &[Told]) {
+        let columns = Columns::of(told);
         let (runtime, client) = self.database.parts();
         let written = runtime.block_on(async {
             client.batch_execute("BEGIN").await?;
@@ -112,13 +109,67 @@ impl Writer {
 }
 
 /// What an event tells.
-struct Told {
+pub(crate) struct Told {
     record: Record,
     metadata: Map<String, Json>,
 }
 
 impl Told {
-    fn of((id, state): &(String, State)) -> Self {
+    /// Of an event of the traffic, with the time at which it came.
+    pub(crate) fn read(channel: &[u8], payload: &[u8], event_id: &str, now: i64) -> Result<Self, Box<dyn Error>> {
+        let mut event: Map<String, Json> = serde_json::from_slice(payload)?;
+        let mut text = |key: &str| match event.remove(key) {
+            Some(Json::String(text)) => Some(text),
+            _ => None,
+        };
+        let queued = channel == CHANNELS[0].as_bytes();
+        let running = channel == CHANNELS[1].as_bytes();
+        let status = if queued {
+            Status::Queued
+        } else if running {
+            Status::Running
+        } else {
+            Status::Completed
+        };
+        let line = HistoryEntry {
+            event_id: event_id.to_owned(),
+            timestamp: now,
+            kind: if queued { "submitted" } else { "status_changed" }.to_owned(),
+            status: status.as_str().to_owned(),
+            message: format!("Status changed to {}", status.as_str()),
+        };
+        let at = |is: bool| is.then_some(now);
+        let record = Record {
+            id: text("eval_id").ok_or("an event without an id")?,
+            status: Some(status),
+            code: text("code"),
+            language: text("language"),
+            engine: text("engine"),
+            executor_id: text("executor_id"),
+            container_id: text("container_id"),
+            created_at: Some(now),
+            queued_at: at(queued),
+            started_at: at(running),
+            completed_at: at(status.is_terminal()),
+            output: text("output"),
+            exit_code: event.get("exit_code").and_then(Json::as_i64),
+            history: vec![line],
+            ..Record::default()
+        };
+        let metadata = match event.remove("metadata") {
+            Some(Json::Object(metadata)) => metadata,
+            _ => Map::new(),
+        };
+        Ok(Self { record, metadata })
+    }
+
+    /// Its evaluation.
+    pub(crate) fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    /// Of an event that was read already.
+    pub(crate) fn of((id, state): &(String, State)) -> Self {
         let record = Record::of(id, state);
         let value = |json: &String| serde_json::from_str(json).expect("metadata are JSON");
         let metadata = record.metadata.iter().map(|(key, json)| (key.clone(), value(json))).collect();

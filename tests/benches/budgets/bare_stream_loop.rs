@@ -4,7 +4,6 @@
 //! As `bare_loop.rs` in all else. It reads as many entries at once as the worker does, or as one sync makes durable.
 
 use std::error::Error;
-
 use std::path::{Path, PathBuf};
 
 use redis::Client;
@@ -16,7 +15,7 @@ use crate::traffic::STREAM;
 const GROUP: &str = "bare";
 
 /// An entry: its id, and its fields.
-type Entry = (String, [(Vec<u8>, Vec<u8>); 2]);
+pub(crate) type Entry = (String, [(Vec<u8>, Vec<u8>); 2]);
 
 /// Runs until it is killed. With a directory, every event is stored as a file.
 pub(crate) fn run(url: &str, directory: Option<&Path>) -> Result<(), Box<dyn Error>> {

@@ -5,22 +5,30 @@
 use std::time::Duration;
 
 use storage_worker_tests::redis_server::RedisServer;
+use storage_worker_tests::worker::Setup;
 
 use crate::drive::Driver;
 use crate::options::Options;
+use crate::postgres::Bench;
 use crate::report::{self, Samples, quantile_ms};
-use crate::side::{Side, Store};
+use crate::side::{Side, Store, setup};
 use crate::traffic::{Feed, Kind, Traffic, whole_lives};
 
 /// Measures both stores at both rates, and prints what it finds.
 pub(crate) fn measure(options: &Options) {
-    let redis = RedisServer::start();
+    let (redis, bench) = (RedisServer::start(), Bench::start());
     for per_second in [1000, 5000] {
         report::row("latency", format_args!("lifecycles at {per_second} events/s, milliseconds"));
-        for (store, budget) in [(Store::Memory, 3.0), (Store::File, if per_second == 1000 { 8.0 } else { 15.0 })] {
-            let worker = runs(options, &redis, per_second, || Side::worker(&redis, store));
-            show(&format!("worker, {}", store.name()), &worker);
-            report::at_most(&format!("worker, {}, p99", store.name()), worker[1].median(), "ms", budget);
+        let durable = if per_second == 1000 { 8.0 } else { 15.0 };
+        let stores: [(&str, &dyn Fn() -> Setup, f64); 3] = [
+            ("memory", &|| setup(&redis, Store::Memory), 3.0),
+            ("file", &|| setup(&redis, Store::File), durable),
+            ("postgres", &|| bench.setup(&redis), durable),
+        ];
+        for (store, setup, budget) in stores {
+            let worker = runs(options, &redis, per_second, || Side::of(setup()));
+            show(&format!("worker, {store}"), &worker);
+            report::at_most(&format!("worker, {store}, p99"), worker[1].median(), "ms", budget);
         }
         let bare = runs(options, &redis, per_second, || Side::bare_loop(&redis, Store::Memory));
         show("bare loop that stores nothing", &bare);

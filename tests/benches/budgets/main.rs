@@ -20,6 +20,7 @@ mod plugin_call;
 mod postgres;
 mod report;
 mod side;
+mod streams_postgres;
 mod throughput;
 mod traffic;
 
@@ -40,6 +41,10 @@ fn main() -> ExitCode {
     if arguments.next_if(|argument| argument == "bare-stream-loop").is_some() {
         let url = arguments.next().unwrap_or_default();
         return ended(bare_stream_loop::run(&url, arguments.next().as_deref().map(Path::new)));
+    }
+    if arguments.next_if(|argument| argument == "bare-postgres-loop").is_some() {
+        let [redis, database] = [arguments.next(), arguments.next()].map(Option::unwrap_or_default);
+        return ended(streams_postgres::run_bare_loop(&redis, &database));
     }
     match Options::parse(arguments) {
         Ok(Some(options)) => measure(&options),
@@ -90,6 +95,7 @@ fn measure(options: &Options) {
         ("growth-memory", &|| growth::measure(options, Store::Memory)),
         ("growth-file", &|| growth::measure(options, Store::File)),
         ("postgres", &|| postgres::measure(options)),
+        ("streams-postgres", &|| streams_postgres::measure(options)),
         ("growth-postgres", &|| postgres::measure_growth(options)),
         ("start", &|| growth::measure_start(options)),
     ];

@@ -1,7 +1,7 @@
 //! What to measure, and how thoroughly.
 
 /// The rows, in the order in which they are measured.
-pub(crate) const ROWS: [(&str, &str); 14] = [
+pub(crate) const ROWS: [(&str, &str); 15] = [
     ("memory", "pub/sub to memory against the bare loop, a new evaluation per event and lifecycles"),
     ("streams", "streams to memory against the bare loop that reads a group and acknowledges, likewise"),
     ("file", "pub/sub to file against the bare loop that writes files, likewise"),
@@ -9,14 +9,15 @@ pub(crate) const ROWS: [(&str, &str); 14] = [
         "streams-file",
         "streams to file against the bare loop that reads a group, writes files and acknowledges, likewise",
     ),
-    ("journal", "pub/sub to memory and to file, with the journal against without it, lifecycles"),
+    ("journal", "pub/sub to memory, file and postgres, with the journal against without it, lifecycles"),
     ("plugin-call", "a batch of 256 events through the plugin boundary against the same calls made statically"),
-    ("latency", "confirmation at 1000 and 5000 events/s, from the intended send time, memory and file"),
+    ("latency", "confirmation at 1000 and 5000 events/s, from the intended send time, memory, file and postgres"),
     ("idle", "resident memory of an idle worker"),
     ("load", "resident memory under full load"),
     ("growth-memory", "cost of an event with many stored evaluations against few, memory"),
     ("growth-file", "likewise, file; and the start with many evaluations"),
     ("postgres", "the plugin postgres through the plugin boundary against a bare loop into the same tables, and COPY"),
+    ("streams-postgres", "streams to postgres against members of a group that write the same rows, likewise"),
     ("growth-postgres", "rate on top of many stored evaluations against few, postgres"),
     ("start", "from exec to ready with an empty backend"),
 ];

@@ -16,9 +16,11 @@ use storage_worker::plugin::Loader;
 use storage_worker::plugin::library::Library;
 use storage_worker_tests::postgres_server::{Database, PostgresServer};
 use storage_worker_tests::process::plugin_path;
+use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::wait::eventually;
+use storage_worker_tests::worker::Setup;
 
-use crate::bare_postgres;
+use crate::bare_postgres::{Told, Writer};
 use crate::options::{Only, Options};
 use crate::plugin_call::NoMetrics;
 use crate::report::{self, Samples};
@@ -28,7 +30,7 @@ use crate::traffic::{CODE, Kind, OUTPUT, Traffic, whole_lives};
 /// Events of a batch.
 pub(crate) const BATCH: usize = 512;
 /// Writers at once, as many as a worker has lanes.
-const WRITERS: usize = 4;
+pub(crate) const WRITERS: usize = 4;
 /// How long a call may take, and anything else here.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -152,20 +154,32 @@ fn lifecycles(events: u64) -> Vec<Events> {
 }
 
 /// A server that syncs, and the plugin.
-struct Bench {
+pub(crate) struct Bench {
     server: PostgresServer,
     library: Arc<Library>,
     _cache: tempfile::TempDir,
 }
 
 impl Bench {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let cache = tempfile::tempdir().expect("make a temporary directory");
         let loader = Loader::new(&[], Some(cache.path()), Arc::new(NoMetrics));
         let path = plugin_path("postgres");
         let library = loader.load(path.to_str().expect("the path is Unicode"), None).expect("load the plugin");
         let server = PostgresServer::start_with(&["shared_buffers=512MB", "max_wal_size=8GB"]);
         Self { server, library, _cache: cache }
+    }
+
+    /// The configuration of a worker with empty tables.
+    pub(crate) fn setup(&self, redis: &RedisServer) -> Setup {
+        drop(self.tables());
+        Setup::new(&redis.url(), "postgres").set("backends.main.options.url", self.server.url())
+    }
+
+    /// Where empty tables are.
+    pub(crate) fn empty_database(&self) -> String {
+        drop(self.tables());
+        self.server.url()
     }
 
     /// Empty tables with all their indexes.
@@ -206,8 +220,12 @@ impl Tables<'_> {
 
     fn through_bare_loop(&self, writers: &[Events]) -> Cost {
         self.cost(writers, |events| {
-            let mut writer = bare_postgres::Writer::new(self.server, events);
-            move |_: &[(String, State)]| writer.write()
+            // Read beforehand: what is measured is to make columns of them, and the database.
+            let batches: Vec<Vec<Told>> =
+                events.chunks(BATCH).map(|batch| batch.iter().map(Told::of).collect()).collect();
+            let writer = Writer::connect(&self.server.url());
+            let mut batches = batches.into_iter();
+            move |_: &[(String, State)]| writer.write(&batches.next().expect("there is a batch for every call"))
         })
     }
 

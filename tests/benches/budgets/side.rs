@@ -38,38 +38,35 @@ pub(crate) enum Side {
 impl Side {
     /// Starts the worker with an empty backend, and waits until it is ready.
     pub(crate) fn worker(redis: &RedisServer, store: Store) -> Self {
-        let setup = setup(redis, store);
+        Self::of(setup(redis, store))
+    }
+
+    /// Starts a worker, and waits until it is ready.
+    pub(crate) fn of(setup: Setup) -> Self {
         Self::Worker { worker: Box::new(setup.start()), setup }
     }
 
-    /// Starts the worker with an empty backend and its journal in this mode, and waits until it is ready.
-    pub(crate) fn worker_with_journal(redis: &RedisServer, store: Store, mode: &str) -> Self {
-        let setup = setup(redis, store).set("journal.mode", mode);
-        Self::Worker { worker: Box::new(setup.start()), setup }
-    }
-
-    /// Starts the worker on an empty stream, and waits until it is ready.
-    pub(crate) fn worker_on_stream(redis: &RedisServer, store: Store) -> Self {
+    /// Starts a worker on an empty stream, and waits until it is ready.
+    pub(crate) fn on_stream(redis: &RedisServer, setup: Setup) -> Self {
         delete_stream(redis);
-        let setup = setup(redis, store).set("source.pubsub.enabled", false).set("source.streams.streams", vec![STREAM]);
-        Self::Worker { worker: Box::new(setup.start()), setup }
+        Self::of(setup.set("source.pubsub.enabled", false).set("source.streams.streams", vec![STREAM]))
     }
 
     /// Starts the bare loop on an empty stream, and waits until it has a group there.
     pub(crate) fn bare_loop_on_stream(redis: &RedisServer, store: Store) -> Self {
-        delete_stream(redis);
         let directory = tempfile::tempdir().expect("make a temporary directory");
-        let mut command = Command::new(std::env::current_exe().expect("a running program has a path"));
-        command.arg("bare-stream-loop").arg(redis.url());
+        let mut arguments = vec!["bare-stream-loop".to_owned(), redis.url()];
         if store == Store::File {
-            command.arg(directory.path());
+            arguments.push(directory.path().to_str().expect("the path is Unicode").to_owned());
         }
-        let process = Process::start(&mut command);
-        let mut connection = redis.connect();
-        eventually(Duration::from_secs(10), "the bare loop to have a group", || {
-            redis::cmd("EXISTS").arg(STREAM).query::<u64>(&mut connection).expect("ask for the stream") == 1
-        });
-        Self::BareLoop { process, directory }
+        Self::BareLoop { process: bare_on_stream(redis, &arguments), directory }
+    }
+
+    /// Starts the bare loop on an empty stream that stores in a database, and waits until it has a group there.
+    pub(crate) fn bare_loop_into_postgres(redis: &RedisServer, database: &str) -> Self {
+        let arguments = ["bare-postgres-loop".to_owned(), redis.url(), database.to_owned()];
+        let directory = tempfile::tempdir().expect("make a temporary directory");
+        Self::BareLoop { process: bare_on_stream(redis, &arguments), directory }
     }
 
     /// Starts the bare loop, and waits until it has subscribed.
@@ -124,6 +121,17 @@ impl Side {
     pub(crate) fn memory(&self) -> (u64, u64) {
         (status_bytes(self.id(), "VmRSS:"), status_bytes(self.id(), "VmHWM:"))
     }
+}
+
+fn bare_on_stream(redis: &RedisServer, arguments: &[String]) -> Process {
+    delete_stream(redis);
+    let program = std::env::current_exe().expect("a running program has a path");
+    let process = Process::start(Command::new(program).args(arguments));
+    let mut connection = redis.connect();
+    eventually(Duration::from_secs(10), "the bare loop to have a group", || {
+        redis::cmd("EXISTS").arg(STREAM).query::<u64>(&mut connection).expect("ask for the stream") == 1
+    });
+    process
 }
 
 fn delete_stream(redis: &RedisServer) {

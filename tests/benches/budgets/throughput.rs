@@ -7,7 +7,7 @@ use storage_worker_tests::redis_server::RedisServer;
 use crate::drive::{Driver, publisher_alone};
 use crate::options::Options;
 use crate::report::{self, Samples};
-use crate::side::{Side, Store};
+use crate::side::{Side, Store, setup};
 use crate::traffic::{Feed, Kind, Traffic, whole_lives};
 
 /// Events before the measured ones, so that connections, threads and caches are warm.
@@ -52,7 +52,7 @@ impl Path {
     fn worker(&self, redis: &RedisServer) -> Side {
         match self.feed {
             Feed::PubSub => Side::worker(redis, self.store),
-            Feed::Stream => Side::worker_on_stream(redis, self.store),
+            Feed::Stream => Side::on_stream(redis, setup(redis, self.store)),
         }
     }
 }
@@ -76,17 +76,23 @@ pub(crate) fn measure(options: &Options, path: Path) {
             remains.push(run(&redis, path.feed, path.bare_loop(&redis), kind, events, &mut bare));
             remains.push(run(&redis, path.feed, path.worker(&redis), kind, events, &mut worker));
         }
-        let [worker_rate, bare_rate] = [&worker, &bare].map(|runs| Samples::new(runs.per_second.clone()));
-        report::figure("worker, events/s", worker_rate.show(0));
-        report::figure("bare loop, events/s", bare_rate.show(0));
         if let Some(alone) = alone {
             report::figure("publisher alone, events/s", format_args!("{alone:.0}"));
         }
-        let [worker_cpu, bare_cpu] = [worker, bare].map(|runs| Samples::new(runs.cpu_ms_per_1000));
-        report::figure("worker, CPU ms per 1000 events", worker_cpu.show(1));
-        report::figure("bare loop, CPU ms per 1000 events", bare_cpu.show(1));
-        report::at_least("ratio", worker_rate.median() / bare_rate.median(), path.least, path.aim);
+        show(["worker", "bare loop"], [worker, bare], path.least, path.aim);
     }
+}
+
+/// Prints the runs of two sides, and how they stand to the budget.
+pub(crate) fn show(names: [&str; 2], sides: [Runs; 2], least: f64, aim: f64) {
+    let [of, against] = [0, 1].map(|side| Samples::new(sides[side].per_second.clone()));
+    for (name, rate) in names.iter().zip([&of, &against]) {
+        report::figure(format_args!("{name}, events/s"), rate.show(0));
+    }
+    for (name, runs) in names.iter().zip(sides) {
+        report::figure(format_args!("{name}, CPU ms per 1000 events"), Samples::new(runs.cpu_ms_per_1000).show(1));
+    }
+    report::at_least("ratio", of.median() / against.median(), least, aim);
 }
 
 /// One run of one side, which is ended. Gives what it stored, as [`Side::end`] does.

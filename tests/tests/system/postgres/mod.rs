@@ -12,6 +12,7 @@ mod pooler;
 mod replaying;
 mod tls;
 mod unreadable;
+mod upgrading;
 
 use std::path::Path;
 use std::sync::Arc;
