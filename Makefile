@@ -28,18 +28,18 @@ test: setup ## Run all tests
 
 soak: setup ## Run the long variants of tests: reloads, swaps, outages, conservation, under load (hours); SEED=1
 	cargo build --workspace
-	RELOADS=300 cargo test -p storage-worker-tests --test system many_changes -- --nocapture
-	SWAP_RUNS=20 SWAP_RATE=2000 cargo test -p storage-worker-tests --test system swap:: -- --nocapture
-	OUTAGE_SECONDS=20 cargo test -p storage-worker-tests --test system journal:: -- --nocapture
-	SEED=$(or $(SEED),$(shell date +%s)) EVENTS=200000 FAULTS_EACH=20 HONESTY_KILLS=200 DEAD_WORKERS=10 cargo test -p storage-worker-tests --test system conservation:: -- --nocapture --test-threads 1
-	OUTAGE_SECONDS=60 cargo test -p storage-worker-tests --test system composite::outages:: -- --nocapture --test-threads=1
-	EVALUATIONS=1000000 cargo test -p storage-worker-tests --test cache -- --nocapture
-	LAYERS=all cargo test -p storage-worker-tests --test conformance layers:: -- --nocapture
-	POISON_EVENTS=60000 cargo test -p storage-worker-tests --test system poison:: -- --nocapture
-	LONG_OUTAGE_SECONDS=300 cargo test -p storage-worker-tests --test system outage:: -- --nocapture
-	REPLAY_SETS=5000 cargo test -p storage-worker-tests --test system replaying:: -- --nocapture
-	SHARED_ROUNDS=100 cargo test -p storage-worker-tests --test conformance postgres_is_complete_and_shared -- --nocapture
-	ROWS=1000000 cargo test -p storage-worker-tests --test system postgres::plans:: -- --nocapture
+	RELOADS=300 cargo test --workspace --test system many_changes -- --nocapture
+	SWAP_RUNS=20 SWAP_RATE=2000 cargo test --workspace --test system swap:: -- --nocapture
+	OUTAGE_SECONDS=20 cargo test --workspace --test system journal:: -- --nocapture
+	SEED=$(or $(SEED),$(shell date +%s)) EVENTS=200000 FAULTS_EACH=20 HONESTY_KILLS=200 DEAD_WORKERS=10 cargo test --workspace --test system conservation:: -- --nocapture --test-threads 1
+	OUTAGE_SECONDS=60 cargo test --workspace --test system composite::outages:: -- --nocapture --test-threads=1
+	EVALUATIONS=1000000 cargo test --workspace --test cache -- --nocapture
+	LAYERS=all cargo test --workspace --test conformance layers:: -- --nocapture
+	POISON_EVENTS=60000 cargo test --workspace --test system poison:: -- --nocapture
+	LONG_OUTAGE_SECONDS=300 cargo test --workspace --test system outage:: -- --nocapture
+	REPLAY_SETS=5000 cargo test --workspace --test system replaying:: -- --nocapture
+	SHARED_ROUNDS=100 cargo test --workspace --test conformance postgres_is_complete_and_shared -- --nocapture
+	ROWS=1000000 cargo test --workspace --test system postgres::plans:: -- --nocapture
 
 fuzz: ## Try odd input on decoding, merging, states, journal, manifests, configurations; SECONDS_EACH=600
 	@scripts/setup.sh cargo cc c++

@@ -1,6 +1,6 @@
 //! The real `storage-worker`, started with a configuration of the test's own in a temporary directory.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -166,7 +166,10 @@ impl Setup {
     /// When it cannot be written.
     pub fn write(&self) -> PathBuf {
         let config = self.path("storage-worker.toml");
-        std::fs::write(&config, self.config.to_string()).expect("write the configuration");
+        // In one step: another command of this set-up may be reading it.
+        let mut file = tempfile::NamedTempFile::new_in(self.directory.path()).expect("make a file");
+        file.write_all(self.config.to_string().as_bytes()).expect("write the configuration");
+        file.persist(&config).expect("put the configuration in its place");
         config
     }
 

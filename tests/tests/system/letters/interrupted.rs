@@ -1,7 +1,8 @@
-//! Commands about dead letters that meet each other, or a file that somebody else has written into.
+//! Commands about dead letters that meet each other, a kill, or a file that somebody else has written into.
 
 use std::io::Write;
 use std::process::Output;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use storage_worker_tests::publisher::Publisher;
@@ -21,7 +22,7 @@ fn bad(number: u32) -> Sent {
 fn with_letters(redis: &RedisServer, count: u32, more: impl FnOnce(Setup) -> Setup) -> (Setup, Worker) {
     let (setup, worker) = start(more(Setup::new(&redis.url(), "file")));
     Publisher::new(redis).publish(&(0..count).map(bad).collect::<Vec<_>>());
-    eventually(SOON * 6, "the letters", || setup.dead_letters().len() == count as usize);
+    eventually(SOON, "the letters", || setup.dead_letters().len() == count as usize);
     (setup, worker)
 }
 
@@ -51,6 +52,77 @@ fn two_people_who_retry_the_same_letters_at_once_store_each_and_lose_none() {
         let id = format!("e-{number}");
         assert_eq!(worker.record(&id).expect("stored")["code"], format!("print({number})"));
         assert_eq!(worker.history(&id).len(), 1, "tried twice is stored once");
+    }
+}
+
+#[test]
+fn a_worker_that_is_killed_in_the_middle_of_a_retry_loses_no_letter() {
+    let redis = RedisServer::start();
+    let slow = |setup: Setup| {
+        let (data, away) = (setup.path("data").display().to_string(), setup.path("away").display().to_string());
+        setup
+            .set("backends.main.plugin", "switch")
+            .set("backends.main.children.inner", "files")
+            .set(
+                "backends.main.options",
+                toml::Table::from_iter([("away_while".to_owned(), away.into()), ("slow_ms".to_owned(), 700.into())]),
+            )
+            .set("backends.files.plugin", "file")
+            .set("backends.files.options.path", data)
+    };
+    let (setup, worker) = with_letters(&redis, 400, slow);
+    letters(&setup, 0, &["edit", ".code = .source", "--all"]);
+
+    let mut retrying = setup.start_command(&["dead-letters", "retry", "--all"]);
+    eventually(SOON, "some to be stored", || matched(&setup, &[]).as_u64() < Some(400));
+    worker.kill();
+    let (status, log) = retrying.wait(SOON);
+    assert!(status.code() == Some(1) && log.lines().concat().contains("stopped after"), "{log}");
+    let left = setup.command(&["dead-letters", "list", "--output", "json"]).output().expect("run it");
+    let left: Value = serde_json::from_slice(&left.stdout).expect("JSON");
+    assert!(left["matched"].as_u64() > Some(0), "it was killed in the middle");
+
+    let (setup, worker) = start(setup.set("admin.listen", "127.0.0.1:0"));
+    letters(&setup, 0, &["retry", "--all"]);
+
+    assert_eq!(matched(&setup, &[]), json!(0));
+    for number in 0..400 {
+        let code = worker.record(&format!("e-{number}")).expect("stored")["code"].clone();
+        assert_eq!(code, format!("print({number})"));
+    }
+}
+
+/// How many are edited, once the worker is done with what the killed command had sent already.
+fn edited_in_the_end(setup: &Setup) -> u64 {
+    let edited = || matched(setup, &["--state", "edited"]).as_u64().expect("a number");
+    let mut before = edited();
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+        let now = edited();
+        if now == before {
+            return now;
+        }
+        before = now;
+    }
+}
+
+#[test]
+fn an_edit_that_is_killed_can_be_finished_for_the_letters_that_it_did_not_reach() {
+    let redis = RedisServer::start();
+    let (setup, worker) = with_letters(&redis, 2000, |setup| setup);
+    let expression = ".code = .source | del(.source)";
+
+    let editing = setup.start_command(&["dead-letters", "edit", expression, "--all"]);
+    eventually(SOON, "some to be edited", || matched(&setup, &["--state", "edited"]).as_u64() > Some(0));
+    editing.kill();
+    let edited = edited_in_the_end(&setup);
+    let rest = letters(&setup, 0, &["edit", expression, "--state", "dead"]);
+
+    assert_eq!(rest["edited"].as_u64(), Some(2000 - edited), "each is edited once");
+    letters(&setup, 0, &["retry", "--all"]);
+    assert_eq!(matched(&setup, &[]), json!(0));
+    for number in [0, 1000, 1999] {
+        assert_eq!(worker.record(&format!("e-{number}")).expect("stored")["code"], format!("print({number})"));
     }
 }
 
