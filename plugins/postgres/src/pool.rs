@@ -204,7 +204,7 @@ impl Drop for Session {
 ///
 /// Settings that wait for more than the disk, say for a standby, stay as they are.
 pub(crate) fn begin(call: &Call) -> String {
-    let begin = begin_mode(call, "");
+    let begin = begin_mode(call, "READ COMMITTED");
     format!(
         "{begin}; SELECT set_config('synchronous_commit', 'on', true) \
          WHERE current_setting('synchronous_commit') = 'off'"
@@ -213,7 +213,12 @@ pub(crate) fn begin(call: &Call) -> String {
 
 /// The command that begins a transaction that only reads.
 pub(crate) fn begin_reading(call: &Call) -> String {
-    begin_mode(call, "READ ONLY")
+    begin_mode(call, "READ COMMITTED READ ONLY")
+}
+
+/// The command that begins a transaction that only reads, and of which all statements see the same moment.
+pub(crate) fn begin_snapshot(call: &Call) -> String {
+    begin_mode(call, "REPEATABLE READ READ ONLY")
 }
 
 /// The server ends the transaction when the call's time is up.
@@ -223,7 +228,7 @@ fn begin_mode(call: &Call, mode: &str) -> String {
     let left = call.remaining();
     let budget = left.saturating_sub(MARGIN.min(left / 4)).as_millis().max(1);
     format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED {mode}; SET LOCAL statement_timeout = {budget}; \
+        "BEGIN ISOLATION LEVEL {mode}; SET LOCAL statement_timeout = {budget}; \
          SET LOCAL idle_in_transaction_session_timeout = {}",
         budget + 1000
     )

@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 
 use crate::errors::{Failure, unreadable};
 use crate::escape::{escape_key, unescape};
-use crate::pool::{Parameter, Pool, Session};
+use crate::pool::{Parameter, Pool, Session, begin_snapshot};
 use crate::shown::{Place, place};
 use crate::state_form::{self, is_escaped, is_stored};
 use crate::statements::Statements;
@@ -39,18 +39,19 @@ pub(crate) async fn get(
     ids: &[&str],
     fields: Fields,
 ) -> Result<HashMap<String, Result<State, Error>>, Failure> {
-    let query = match fields {
-        Fields::Whole => &statements.get_whole,
-        Fields::WithoutBodies => &statements.get_states,
-    };
-    let rows = reader.run(query, &[&ids]).await?;
+    let rows = reader.run(query_of(statements, fields), &[&ids]).await?;
     of_rows(reader, statements, &rows, fields).await
 }
 
-/// What is seen of a stored state: all of it, or that there is one which cannot be read.
+/// What is seen of a stored state: all of it, a part, or that there is one which cannot be read.
 pub(crate) fn found(read: Result<State, Error>) -> Found {
     match read {
-        Ok(state) => Found { state, incomplete: false },
+        Ok(state) => {
+            let incomplete = state.registers().iter().any(|register| register.value.as_body().is_some_and(is_stored));
+            let mut state = state;
+            leave_out(&mut state);
+            Found { state, incomplete }
+        }
         Err(error) => {
             tracing::error!(%error, "a stored state cannot be read; restore it from a backup, or delete it");
             Found { state: State::new(), incomplete: true }
@@ -58,49 +59,120 @@ pub(crate) fn found(read: Result<State, Error>) -> Found {
     }
 }
 
-/// The states of rows that begin with the columns of `get_states`, or of `get_whole`; or why one cannot be read.
+/// The states of rows that begin with the columns of `get_states`, or of `get_whole`; or why one cannot be read. A body
+/// whose text is not where it belongs still refers to its place.
 pub(crate) async fn of_rows(
     reader: &Reader<'_>,
     statements: &Statements,
     rows: &[Row],
     fields: Fields,
 ) -> Result<HashMap<String, Result<State, Error>>, Failure> {
-    let mut states = HashMap::with_capacity(rows.len());
-    let mut others = Vec::new();
-    let mut with_aside = Vec::new();
-    for row in rows {
-        let id: &str = row.get(0);
-        let Some(bytes) = row.get::<_, Option<&[u8]>>(1) else {
-            others.push(id);
-            continue;
-        };
-        let mut state = match state_form::read(bytes) {
-            Ok(state) => state,
-            Err(error) => {
-                states.insert(id.to_owned(), Err(unreadable(id, &error)));
-                continue;
-            }
-        };
-        match fields {
-            Fields::WithoutBodies => leave_out(&mut state),
-            Fields::Whole => {
-                if !fill_in(&mut state, [row.get(2), row.get(3), row.get(4)]) {
-                    with_aside.push(id);
-                }
-            }
-        }
-        states.insert(id.to_owned(), Ok(state));
+    let mut read = Read::of(rows, fields);
+    if read.others.is_empty() && read.with_aside.is_empty() {
+        return Ok(read.states);
     }
-    if !with_aside.is_empty() {
-        fill_in_aside(reader, statements, &with_aside, &mut states).await?;
-    }
-    if !others.is_empty() {
-        for (id, state) in adopted(reader, statements, &others).await? {
-            let state = if fields == Fields::Whole { state } else { state.without_bodies() };
-            states.insert(id, Ok(state));
+    match reader {
+        Reader::Session(session) => read.complete(session, statements, fields).await,
+        Reader::Pool(pool, call) => {
+            let apart: Vec<&str> = read.others.iter().chain(&read.with_aside).copied().collect();
+            apart.iter().for_each(|id| drop(read.states.remove(*id)));
+            read.states.extend(get_at_once(pool, call, statements, &apart, fields).await?);
+            Ok(read.states)
         }
     }
+}
+
+/// The states of ids that take several statements, as of one moment: a merge between two statements may move a body, or
+/// take over a row that somebody else wrote.
+async fn get_at_once(
+    pool: &Pool,
+    call: &Call,
+    statements: &Statements,
+    ids: &[&str],
+    fields: Fields,
+) -> Result<HashMap<String, Result<State, Error>>, Failure> {
+    let mut tries = 0;
+    loop {
+        let mut session = pool.session(call.deadline).await?;
+        match get_in_snapshot(&mut session, call, statements, ids, fields).await {
+            Err(Failure::Conflict(_)) if tries < 3 => tries += 1,
+            result => return result,
+        }
+    }
+}
+
+async fn get_in_snapshot(
+    session: &mut Session,
+    call: &Call,
+    statements: &Statements,
+    ids: &[&str],
+    fields: Fields,
+) -> Result<HashMap<String, Result<State, Error>>, Failure> {
+    let rows = session.begin_with(&begin_snapshot(call), query_of(statements, fields), &[&ids]).await?;
+    let states = Read::of(&rows, fields).complete(session, statements, fields).await?;
+    session.command("COMMIT").await?;
+    session.leave_transaction();
     Ok(states)
+}
+
+fn query_of(statements: &Statements, fields: Fields) -> &Query {
+    match fields {
+        Fields::Whole => &statements.get_whole,
+        Fields::WithoutBodies => &statements.get_states,
+    }
+}
+
+/// What rows say by themselves.
+struct Read<'a> {
+    states: HashMap<String, Result<State, Error>>,
+    /// Whose row somebody else wrote.
+    others: Vec<&'a str>,
+    /// Who has bodies that are not in the row.
+    with_aside: Vec<&'a str>,
+}
+
+impl<'a> Read<'a> {
+    fn of(rows: &'a [Row], fields: Fields) -> Self {
+        let mut read = Self { states: HashMap::with_capacity(rows.len()), others: vec![], with_aside: vec![] };
+        for row in rows {
+            let id: &str = row.get(0);
+            let Some(bytes) = row.get::<_, Option<&[u8]>>(1) else {
+                read.others.push(id);
+                continue;
+            };
+            let state = state_form::read(bytes).map_err(|error| unreadable(id, &error)).map(|mut state| {
+                match fields {
+                    Fields::WithoutBodies => leave_out(&mut state),
+                    Fields::Whole if !fill_in(&mut state, [row.get(2), row.get(3), row.get(4)]) => {
+                        read.with_aside.push(id);
+                    }
+                    Fields::Whole => {}
+                }
+                state
+            });
+            read.states.insert(id.to_owned(), state);
+        }
+        read
+    }
+
+    /// Reads what is elsewhere. The transaction that the rows were read in is still open, and sees what it saw.
+    async fn complete(
+        mut self,
+        session: &Session,
+        statements: &Statements,
+        fields: Fields,
+    ) -> Result<HashMap<String, Result<State, Error>>, Failure> {
+        if !self.with_aside.is_empty() {
+            fill_in_aside(session, statements, &self.with_aside, &mut self.states).await?;
+        }
+        if !self.others.is_empty() {
+            for (id, state) in adopted(&Reader::Session(session), statements, &self.others).await? {
+                let state = if fields == Fields::Whole { state } else { state.without_bodies() };
+                self.states.insert(id, Ok(state));
+            }
+        }
+        Ok(self.states)
+    }
 }
 
 /// The bodies that are stored become references to nowhere.
@@ -128,35 +200,31 @@ fn fill_in(state: &mut State, columns: [Option<&str>; 3]) -> bool {
                 return None;
             }
         };
-        Some(whole(body, column))
+        whole(body, column)
     });
     is_whole
 }
 
-/// A stored body with its text. A text that somebody took away leaves a reference to nowhere.
-fn whole(body: &Body, text: Option<&str>) -> Body {
-    match text {
-        Some(text) if is_escaped(body) => Body::text_with_hash(unescape(text), *body.hash()),
-        Some(text) => Body::text_with_hash(text, *body.hash()),
-        None => {
-            let reference = body.as_reference().expect("a stored body is a reference");
-            Body::reference(Reference { location: None, ..reference.clone() })
-        }
-    }
+/// A stored body with its text; none if somebody took that away.
+fn whole(body: &Body, text: Option<&str>) -> Option<Body> {
+    text.map(|text| match is_escaped(body) {
+        true => Body::text_with_hash(unescape(text), *body.hash()),
+        false => Body::text_with_hash(text, *body.hash()),
+    })
 }
 
 async fn fill_in_aside(
-    reader: &Reader<'_>,
+    session: &Session,
     statements: &Statements,
     ids: &[&str],
     states: &mut HashMap<String, Result<State, Error>>,
 ) -> Result<(), Failure> {
-    let rows = reader.run(&statements.get_aside, &[&ids]).await?;
+    let rows = session.query(&statements.get_aside, &[&ids]).await?;
     let texts: HashMap<(&str, &str), &str> = rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect();
     for id in ids {
         if let Some(Ok(state)) = states.get_mut(*id) {
             state.map_bodies(|name, body| {
-                is_stored(body).then(|| whole(body, texts.get(&(*id, &*escape_key(name))).copied()))
+                whole(body, texts.get(&(*id, &*escape_key(name))).copied()).filter(|_| is_stored(body))
             });
         }
     }

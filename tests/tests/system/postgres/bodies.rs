@@ -79,6 +79,75 @@ fn an_outcome_that_is_not_the_first_any_more_keeps_its_bodies_and_may_get_its_pl
     assert_eq!(columns_left(&server), 0);
 }
 
+/// Merges bring bodies back from aside, and take over rows of another program, while all of them are read.
+#[test]
+fn a_read_beside_merges_is_never_missing_a_body_and_never_of_two_moments() {
+    const COUNT: usize = 3000;
+    let (server, cache) = (PostgresServer::start(), tempfile::tempdir().expect("make a temporary directory"));
+    let backend = open(&server, cache.path(), &json!({})).expect("the database is there");
+    server.connect().run(&format!(
+        "INSERT INTO evaluations (id, code_hash, status, created_at, metadata) \
+         SELECT 'old-' || n, 'x', 'queued', timestamptz '2025-01-01', '{{\"code\": \"print(1)\"}}' \
+         FROM generate_series(0, {}) AS n",
+        COUNT - 1
+    ));
+    let ids: Vec<String> = (0..COUNT).flat_map(|number| [format!("e-{number}"), format!("old-{number}")]).collect();
+    let failed = ended(30, Status::Failed, "shown", "broke");
+    // It comes first and is silent, so what the failure told goes aside, and comes back with the next.
+    let (completed, failed_before) = (ended(20, Status::Completed, "", ""), ended(10, Status::Failed, "", ""));
+    for chunk in ids.chunks(500) {
+        let states: Vec<_> = chunk.iter().filter(|id| id.starts_with("e-")).map(|id| (&**id, &failed)).collect();
+        merge(&*backend, &states);
+        let states: Vec<_> = states.iter().map(|(id, _)| (*id, &completed)).collect();
+        merge(&*backend, &states);
+    }
+
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for chunk in ids.chunks(50) {
+                let states: Vec<_> = chunk.iter().map(|id| (&**id, &failed_before)).collect();
+                merge(&*backend, &states);
+            }
+        });
+        while !writer.is_finished() {
+            for chunk in ids.chunks(300) {
+                let chunk: Vec<&str> = chunk.iter().map(String::as_str).collect();
+                let found = backend.get(&call(), &chunk, Fields::Whole).expect("the states are read");
+                for (id, found) in chunk.iter().zip(found) {
+                    let found = found.unwrap_or_else(|| panic!("{id} is stored"));
+                    assert!(!found.incomplete, "{id}");
+                    let text = |name: &str| Some(found.state.get(name)?.value.as_body()?.as_text()?.to_owned());
+                    if id.starts_with("e-") {
+                        assert_eq!(text("failed/output").as_deref(), Some("shown"), "{id}");
+                        assert_eq!(text("failed/error").as_deref(), Some("broke"), "{id}");
+                    } else {
+                        let ends = found.state.with_prefix(names::END_PREFIX);
+                        assert!(ends.into_iter().all(|end| end.stamp.time == 10), "{id} is of two moments");
+                    }
+                }
+            }
+        }
+        writer.join().expect("it does not panic");
+    });
+}
+
+/// A text that somebody took away is missing, and it is said so.
+#[test]
+fn a_body_without_its_text_is_seen_as_incomplete() {
+    let (server, cache) = (PostgresServer::start(), tempfile::tempdir().expect("make a temporary directory"));
+    let backend = open(&server, cache.path(), &json!({})).expect("the database is there");
+    merge(&*backend, &[("e", &ended(30, Status::Failed, "shown", "broke"))]);
+
+    server.connect().run("UPDATE evaluations SET output = NULL");
+
+    let found = backend.get(&call(), &["e"], Fields::Whole).expect("the state is read").remove(0).expect("stored");
+    let body = found.state.get("failed/output").and_then(|register| register.value.as_body()).expect("a body");
+    assert!(found.incomplete && body.as_text().is_none());
+    assert_eq!(body.as_reference().expect("a reference").location, None);
+    let found = backend.get(&call(), &["e"], Fields::WithoutBodies).expect("it is read").remove(0).expect("stored");
+    assert!(!found.incomplete);
+}
+
 fn columns_left(server: &PostgresServer) -> i64 {
     server.connect().number(
         "SELECT (SELECT count(*) FROM evaluations) + (SELECT count(*) FROM evaluation_bodies) \
