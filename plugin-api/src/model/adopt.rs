@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::body::{Body, Reference, sha256};
 use super::register::{EventStamp, Register, Rule, Value};
 use super::state::State;
 use super::status::Status;
@@ -92,9 +93,14 @@ impl<'a> Adoption<'a> {
         match key {
             "status" => return value.as_str().is_some_and(|name| Status::parse(name).is_some()),
             "metadata" => return value.is_object(),
-            "output_truncated" | "error_truncated" => return value == &Json::Bool(false),
-            // How much there was is all that is known of what was cut off.
-            "output_size" | "error_size" => return !self.is_truncated(key),
+            "output_truncated" | "error_truncated" => {
+                return value == &Json::Bool(false) || self.cut_off(&key.replace("_truncated", "")).is_some();
+            }
+            // Where nothing is left of a text, how much there was is all that is known of it.
+            "output_size" | "error_size" => {
+                let text_key = key.replace("_size", "");
+                return !self.is_truncated(&text_key) || self.cut_off(&text_key).is_some();
+            }
             "completed_at" => return self.status.is_some_and(Status::is_terminal) && parse_time(value).is_some(),
             "started_at" => return self.stage(Status::Running, value),
             "submitted_at" => return self.stage(Status::Submitted, value),
@@ -124,6 +130,11 @@ impl<'a> Adoption<'a> {
     fn outcome(&mut self, key: &str, value: &Json) -> bool {
         let Some(status) = self.status.filter(|status| status.is_terminal()) else { return false };
         let (stamp, name) = (self.stamp(self.ended()), names::outcome(status, key));
+        if let Some(body) = self.cut_off(key) {
+            let value = Value::Body(Body::reference(body));
+            self.state.set(Register { name: names::intern(&name), rule: Rule::First, stage: 0, stamp, value });
+            return true;
+        }
         match (key, value.as_str(), value.as_i64()) {
             ("output" | "error", Some(text), _) => self.state.set_text(&stamp, &name, text),
             ("output" | "error", _, _) | (_, _, None) => return false,
@@ -188,9 +199,27 @@ impl<'a> Adoption<'a> {
         completed_at.or_else(told).or_else(started_at).unwrap_or(self.created)
     }
 
-    fn is_truncated(&self, size_key: &str) -> bool {
-        let flag = size_key.replace("_size", "_truncated");
-        self.record.get(&flag) == Some(&Json::Bool(true))
+    fn is_truncated(&self, key: &str) -> bool {
+        self.record.get(&format!("{key}_truncated")) == Some(&Json::Bool(true))
+    }
+
+    /// What is left of an output or error that was cut off, as a reference to nowhere that has the beginning.
+    ///
+    /// The rest is gone, so the hash and the lines can only be those of the beginning.
+    fn cut_off(&self, key: &str) -> Option<Reference> {
+        if !self.is_truncated(key) || !self.status.is_some_and(Status::is_terminal) {
+            return None;
+        }
+        let preview = self.record.get(key)?.as_str().filter(|text| !text.is_empty())?;
+        let size = self.record.get(&format!("{key}_size")).and_then(Json::as_u64).unwrap_or(0);
+        let body = Body::text(preview);
+        Some(Reference {
+            characters: size.max(body.characters()),
+            lines: body.lines(),
+            location: None,
+            preview: preview.to_owned(),
+            sha256: sha256(preview.as_bytes()),
+        })
     }
 
     fn metadata_stamp(&self) -> EventStamp {

@@ -8,7 +8,7 @@ use tokio_postgres::types::Type;
 use crate::tables::{Query, Tables};
 
 /// The columns of `insert.sql` and `update.sql`, in the order of the parameters.
-const ROW: [Type; 19] = [
+const ROW: [Type; 20] = [
     Type::VARCHAR_ARRAY,
     Type::VARCHAR_ARRAY,
     Type::VARCHAR_ARRAY,
@@ -28,6 +28,7 @@ const ROW: [Type; 19] = [
     Type::TEXT_ARRAY,
     Type::TEXT_ARRAY,
     Type::BYTEA_ARRAY,
+    Type::INT4_ARRAY,
 ];
 /// A line of the history.
 const LINE: [Type; 6] = [
@@ -79,7 +80,7 @@ impl Statements {
         Self {
             lock: query!(tables, "lock", IDS),
             insert: query!(tables, "insert", [&ROW[..], &LINE].concat()),
-            update: query!(tables, "update", [&ROW[..], &[Type::INT4_ARRAY]].concat()),
+            update: query!(tables, "update", ROW),
             insert_history: query!(tables, "insert_history", LINE),
             delete_history: query!(tables, "delete_history", NAMES),
             move_aside: query!(tables, "move_aside", BODIES),

@@ -21,8 +21,12 @@ use crate::statements::Statements;
 use crate::tables::Query;
 use crate::timestamp::Timestamp;
 
+/// What stays in its column and is not sent; of an update only.
 const KEEPS_OUTPUT: i32 = 1;
 const KEEPS_ERROR: i32 = 2;
+/// Of what is sent, that it is not the whole text.
+const CUTS_OUTPUT: i32 = 4;
+const CUTS_ERROR: i32 = 8;
 
 /// Everything that a transaction writes.
 #[derive(Debug, Default)]
@@ -30,7 +34,6 @@ pub(crate) struct Writes<'a> {
     inserts: Rows<'a>,
     insert_lines: Lines<'a>,
     updates: Rows<'a>,
-    keeps: Vec<i32>,
     update_lines: Lines<'a>,
     lines_gone: Names,
     moves_aside: Moves,
@@ -46,7 +49,7 @@ impl<'a> Writes<'a> {
         let texts = take_texts(&mut state);
         self.add_lines(id, &state, None);
         let place_of = places(&state);
-        self.inserts.push(id, &state, &texts, place_of);
+        self.inserts.push(id, &state, &texts, place_of, 0);
         self.aside_of_new.push_texts(id, &texts, place_of);
     }
 
@@ -72,8 +75,7 @@ impl<'a> Writes<'a> {
                 self.swap(id, shown, held, wanted, &state, &texts);
             }
         }
-        self.updates.push(id, &state, &texts, is_at);
-        self.keeps.push(keep);
+        self.updates.push(id, &state, &texts, is_at, keep);
         self.aside.push_texts(id, &texts, is_at);
     }
 
@@ -157,9 +159,7 @@ impl<'a> Writes<'a> {
             queries.push((&statements.move_aside, self.moves_aside.parameters()));
         }
         if !self.updates.ids.is_empty() {
-            let mut parameters = self.updates.parameters();
-            parameters.push(&self.keeps);
-            queries.push((&statements.update, parameters));
+            queries.push((&statements.update, self.updates.parameters()));
         }
         for (names, source) in [(&self.back_to_output, &"output"), (&self.back_to_error, &"error")] {
             if !names.ids.is_empty() {
@@ -232,14 +232,33 @@ struct Rows<'a> {
     codes: Vec<Option<String>>,
     rests: Vec<String>,
     states: Vec<Vec<u8>>,
+    flags: Vec<i32>,
 }
 
 impl<'a> Rows<'a> {
-    fn push(&mut self, id: &'a str, state: &State, texts: &[(String, Body)], place_of: impl Fn(&str) -> Place) {
+    /// `keep` has the flags of what stays in its column.
+    fn push(
+        &mut self,
+        id: &'a str,
+        state: &State,
+        texts: &[(String, Body)],
+        place_of: impl Fn(&str) -> Place,
+        keep: i32,
+    ) {
         let text = |place: Place| {
             let (_, body) = texts.iter().find(|(name, _)| place_of(name) == place)?;
             Some(Text(body.clone()))
         };
+        let mut flags = keep;
+        // Of a text that is elsewhere, or that nobody has, readers of the column get the beginning.
+        let mut shown_text = |place: Place, cuts: i32| match body_at(state, &place_of, place) {
+            Some((_, body)) if !is_stored(body) => {
+                flags |= cuts;
+                body.as_reference().filter(|reference| !reference.preview.is_empty()).map(|_| Text(body.clone()))
+            }
+            _ => text(place),
+        };
+        let (output, error) = (shown_text(Place::Output, CUTS_OUTPUT), shown_text(Place::Error, CUTS_ERROR));
         let code = match body(state, names::CODE) {
             Some(body) if is_stored(body) => text(Place::Code).map(|code| json::canonical_string(&code.stored())),
             _ => Some("null".to_owned()),
@@ -257,13 +276,14 @@ impl<'a> Rows<'a> {
         self.memories.push(shown.memory_used_mb);
         self.exit_codes.push(shown.exit_code);
         self.languages.push(shown.language);
-        self.outputs.push(text(Place::Output));
+        self.outputs.push(output);
         self.output_sizes.push(shown.output_size);
-        self.errors.push(text(Place::Error));
+        self.errors.push(error);
         self.error_sizes.push(shown.error_size);
         self.codes.push(code);
         self.rests.push(shown.rest);
         self.states.push(state_form::write(state));
+        self.flags.push(flags);
     }
 
     fn parameters(&self) -> Vec<Parameter<'_>> {
@@ -287,17 +307,20 @@ impl<'a> Rows<'a> {
             &self.codes,
             &self.rests,
             &self.states,
+            &self.flags,
         ]
     }
 }
 
-/// The text of a body, as it is stored; shared with whoever has the body, and not copied but into what is sent.
+/// The text of a body as it is stored, or its beginning if that is all there is; shared with whoever has the body, and
+/// not copied but into what is sent.
 #[derive(Debug)]
 struct Text(Body);
 
 impl Text {
     fn stored(&self) -> Cow<'_, str> {
-        escape(self.0.as_text().unwrap_or_default())
+        let preview = || self.0.as_reference().map(|reference| &*reference.preview);
+        escape(self.0.as_text().or_else(preview).unwrap_or_default())
     }
 }
 

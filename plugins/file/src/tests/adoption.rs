@@ -94,9 +94,34 @@ fn every_status_is_taken_and_what_fits_nowhere_is_kept() {
     assert_eq!(bogus.status, None);
     let keys: Vec<_> = bogus.metadata.iter().map(|(key, _)| &**key).collect();
     assert_eq!(keys, ["output", "state", "status"]);
-    let cut = adopted(r#"{"status":"failed","output":"be","output_truncated":true,"output_size":2000000}"#, None);
-    assert_eq!(cut.output.as_deref(), Some("be"));
-    assert_eq!(cut.metadata.iter().map(|(_, value)| &**value).collect::<Vec<_>>(), ["2000000", "true"]);
+}
+
+/// What the original had cut off used to be taken for the whole.
+#[test]
+fn a_text_that_was_cut_off_stays_marked_so() {
+    let record = r#"{"status":"failed","output":"be","output_truncated":true,"output_size":2000000,"error":"whole",
+        "error_truncated":false,"error_size":5}"#;
+    let directory = original("x", record, None);
+    let look = |backend: &FileBackend| {
+        let cut = Record::of("x", &get(backend, "x").expect("adopted").state);
+        assert_eq!((cut.output.as_deref(), cut.output_size, cut.output_truncated), (Some("be"), Some(2_000_000), true));
+        assert_eq!((cut.error.as_deref(), cut.error_size, cut.error_truncated), (Some("whole"), Some(5), false));
+        assert_eq!(cut.metadata, []);
+    };
+    let backend = open(directory.path());
+    look(&backend);
+
+    let late = ended("late", START + 9 * SECOND, Status::Completed);
+    assert_eq!(outcome(&backend, "x", &late), Outcome::Updated);
+    backend.close(&call()).expect("closed");
+    drop(backend);
+
+    look(&open(directory.path()));
+    let file = super::record(directory.path(), "x");
+    assert_eq!((&file["output"], &file["output_truncated"]), (&"be".into(), &true.into()));
+    // Of this one nothing is left but how much it was.
+    let gone = adopted(r#"{"status":"failed","output":"","output_truncated":true,"output_size":2000000}"#, None);
+    assert_eq!(gone.metadata.iter().map(|(_, value)| &**value).collect::<Vec<_>>(), ["2000000", "true"]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
--- Evaluations that are locked. A body that stays is not sent: bit 1 of `keep` is the output, bit 2 the error, and a code
--- that is null is taken from the JSON that is there.
+-- Evaluations that are locked. A body that stays is not sent: bit 1 of `flags` is the output, bit 2 the error; bits 4 and
+-- 8 say that what is sent is not the whole one. A code that is null is taken from the JSON that is there.
 UPDATE {evaluations} AS e SET
     status = r.status,
     code_hash = r.code_hash,
@@ -12,14 +12,12 @@ UPDATE {evaluations} AS e SET
     memory_used_mb = r.memory_used_mb,
     exit_code = r.exit_code,
     language = r.language,
-    output = CASE WHEN r.keep & 1 = 0 THEN r.output ELSE e.output END,
+    output = CASE WHEN r.flags & 1 = 0 THEN r.output ELSE e.output END,
     output_size = r.output_size,
-    output_truncated =
-        CASE WHEN r.keep & 1 = 0 THEN r.output IS NULL AND r.output_size IS NOT NULL ELSE e.output_truncated END,
-    error = CASE WHEN r.keep & 2 = 0 THEN r.error ELSE e.error END,
+    output_truncated = CASE WHEN r.flags & 1 = 0 THEN r.flags & 4 <> 0 ELSE e.output_truncated END,
+    error = CASE WHEN r.flags & 2 = 0 THEN r.error ELSE e.error END,
     error_size = r.error_size,
-    error_truncated =
-        CASE WHEN r.keep & 2 = 0 THEN r.error IS NULL AND r.error_size IS NOT NULL ELSE e.error_truncated END,
+    error_truncated = CASE WHEN r.flags & 2 = 0 THEN r.flags & 8 <> 0 ELSE e.error_truncated END,
     metadata = ('{"code":' || coalesce(r.code, (e.metadata -> 'code')::text, 'null') || r.rest)::json,
     state = r.state
 FROM (
@@ -28,6 +26,6 @@ FROM (
         unnest($5) AS queued_at, unnest($6) AS started_at, unnest($7) AS completed_at, unnest($8) AS engine,
         unnest($9) AS runtime_ms, unnest($10) AS memory_used_mb, unnest($11) AS exit_code, unnest($12) AS language,
         unnest($13) AS output, unnest($14) AS output_size, unnest($15) AS error, unnest($16) AS error_size,
-        unnest($17) AS code, unnest($18) AS rest, unnest($19) AS state, unnest($20) AS keep
+        unnest($17) AS code, unnest($18) AS rest, unnest($19) AS state, unnest($20) AS flags
 ) AS r
 WHERE e.id = r.id

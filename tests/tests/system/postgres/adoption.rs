@@ -51,6 +51,11 @@ INSERT INTO evaluations (id, code_hash, status, created_at, output, output_size,
 ('old-open', 'x', 'running', '2025-01-02T00:00:00+00', NULL, NULL, NULL, NULL, NULL, NULL, NULL,
     '{"code": "nul: \u0000", "language": "bash", "timestamp": "2025-01-02T00:00:00+00:00", "created_at": "2025-01-02T00:00:00+00:00"}'),
 ('Old_bare', 'metadata_only_hash', 'unknown', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
+INSERT INTO evaluations (id, code_hash, status, created_at, output, output_size, output_truncated, error, error_size,
+    error_truncated, metadata) VALUES
+('old-cut', 'x', 'failed', '2025-01-03T00:00:00+00', repeat('o', 1024), 2000000, true, repeat('e', 1024), 3000000, true,
+    '{"code": "loop()", "language": "ruby", "timestamp": "2025-01-03T00:00:00+00:00", "created_at": "2025-01-03T00:00:00+00:00",
+      "completed_at": "2025-01-03T00:00:01+00:00"}');
 INSERT INTO evaluation_events (evaluation_id, timestamp, event_type, message, metadata) VALUES
 ('old_done', '2025-01-01T00:00:00+00', 'submitted', 'Evaluation submitted', '{"code_hash": "6e"}'),
 ('old_done', '2025-01-01T00:00:03+00', 'status_changed', 'Status changed to completed', '{"old_status": null, "new_status": "completed"}');
@@ -211,7 +216,7 @@ fn a_database_that_python_made_is_taken_over_row_by_row() {
         ids.sort();
         ids
     };
-    assert_eq!(ids("limit=10"), ["Old_bare", "old-open", "old_done"]);
+    assert_eq!(ids("limit=10"), ["Old_bare", "old-cut", "old-open", "old_done"]);
     assert_eq!(ids("language=bash"), ["old-open"]);
     assert_eq!(ids("status=completed"), ["old_done"]);
 
@@ -231,6 +236,25 @@ fn a_database_that_python_made_is_taken_over_row_by_row() {
         (&json!("completed"), &json!("late"), &json!("nul: \0"))
     );
     assert_eq!(worker.history("old-open").len(), 2);
+
+    let cut_is_kept = || {
+        let cut = worker.record("old-cut").expect("it is stored");
+        for (part, letter, size) in [("output", "o", 2_000_000), ("error", "e", 3_000_000)] {
+            assert_eq!(cut[part], letter.repeat(1024));
+            assert_eq!((&cut[format!("{part}_size")], &cut[format!("{part}_truncated")]), (&json!(size), &json!(true)));
+        }
+    };
+    cut_is_kept();
+    Publisher::new(&redis).publish(&[event(
+        "evaluation:running",
+        &json!({"eval_id": "old-cut", "event_id": "r", "executor_id": "job-2", "timestamp": "2025-01-03T00:00:00.5Z"}),
+    )]);
+    confirmations.wait_for(5, SOON);
+    cut_is_kept();
+    let columns = "SELECT count(*) FROM evaluations WHERE id = 'old-cut' AND state IS NOT NULL AND output_truncated \
+                   AND error_truncated AND output = repeat('o', 1024) AND error = repeat('e', 1024) \
+                   AND output_size = 2000000 AND error_size = 3000000";
+    assert_eq!(database.number(columns), 1);
 
     // New rows, read by who knows only the service's columns and keys.
     let new = read_as_python_does(&database, "new");
