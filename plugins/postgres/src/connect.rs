@@ -10,8 +10,10 @@ use tokio_postgres::config::{Host, TargetSessionAttrs};
 use crate::options::Options;
 use crate::tls::{SslMode, Tls};
 
-/// How long one host may take to take a connection, unless the URL says `connect_timeout`.
+/// How long a host may take to take a connection, unless the URL says `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same where others may be better, and all else until it is known that it will do; see `hosts.rs`.
+const CONNECT_TIMEOUT_OF_SEVERAL: Duration = Duration::from_secs(2);
 
 /// The keys of a URL that tokio-postgres leaves to others.
 const TLS_KEYS: [&str; 4] = ["sslmode", "sslrootcert", "sslcert", "sslkey"];
@@ -66,18 +68,25 @@ impl Target {
         if config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {
             return Err("`url` has more than one `@`; write one that belongs to the password as `%40`".to_owned());
         }
+        let hosts = config.get_hosts().len();
+        for (what, count) in [("ports", config.get_ports().len()), ("addresses", config.get_hostaddrs().len())] {
+            // One port is that of every host.
+            if count != 0 && count != hosts && !(what == "ports" && count == 1) {
+                return Err(format!("`url` has {hosts} hosts and {count} {what}; give one for each host"));
+            }
+        }
         match options.target_session_attrs.as_deref() {
             Some("any") => drop(config.target_session_attrs(TargetSessionAttrs::Any)),
             Some("read-write") => drop(config.target_session_attrs(TargetSessionAttrs::ReadWrite)),
             Some(other) => return Err(format!("`target_session_attrs` is `{other}`; give `any` or `read-write`")),
             // With several hosts one is a standby, most likely, and writing is what we are for.
-            None if config.get_hosts().len() > 1 && !given.iter().any(|(key, _)| key == "target_session_attrs") => {
+            None if hosts > 1 && !given.iter().any(|(key, _)| key == "target_session_attrs") => {
                 config.target_session_attrs(TargetSessionAttrs::ReadWrite);
             }
             None => {}
         }
         if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT_TIMEOUT);
+            config.connect_timeout(if hosts > 1 { CONNECT_TIMEOUT_OF_SEVERAL } else { CONNECT_TIMEOUT });
         }
         let tls = tls(options, &given)?;
         config.ssl_mode(tls.mode.negotiation());
@@ -241,6 +250,20 @@ mod tests {
         assert_eq!(target("postgresql+psycopg2://u@h/d").to_string(), "database `d` on `h:5432`");
         let keys = target("host=h user=u dbname=d sslmode=disable");
         assert_eq!((keys.to_string().as_str(), keys.tls.mode), ("database `d` on `h:5432`", SslMode::Disable));
+    }
+
+    #[test]
+    fn hosts_ports_and_addresses_belong_together() {
+        for (url, said) in [
+            ("host=a,b port=1,2,3 user=u", "2 hosts and 3 ports"),
+            ("host=a,b hostaddr=10.0.0.1 user=u", "2 hosts and 1 addresses"),
+        ] {
+            let options = Options { url: url.to_owned(), ..Options::default() };
+            assert!(Target::of(&options).is_err_and(|problem| problem.contains(said)), "{url}");
+        }
+        let several = target("host=a,b port=7 user=u dbname=d");
+        assert_eq!(several.to_string(), "database `d` on `a:7`, `b:7`");
+        assert_eq!(several.config.get_connect_timeout(), Some(&CONNECT_TIMEOUT_OF_SEVERAL));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio_postgres::{Row, Statement};
 
 use crate::connect::Target;
 use crate::errors::{Failure, no_connection};
+use crate::hosts::{Hosts, until};
 use crate::options::Options;
 use crate::tables::Query;
 
@@ -41,7 +42,8 @@ impl Pool {
     /// As [`new`](Self::new).
     pub(crate) fn of_size(target: &Target, options: &Options, connections: usize) -> Result<Self> {
         let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let connector = Manager::from_config(target.config.clone(), target.tls.connector()?, config);
+        let hosts = Hosts::new(&target.config, target.tls.connector()?);
+        let connector = Manager::from_connect(target.config.clone(), hosts, config);
         let pool = deadpool_postgres::Pool::builder(connector)
             .max_size(connections)
             .runtime(Runtime::Tokio1)
@@ -54,7 +56,8 @@ impl Pool {
     pub(crate) async fn session(&self, deadline: Instant) -> Result<Session, Failure> {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeouts = Timeouts { wait: Some(left), create: Some(left), recycle: Some(left) };
-        let client = self.pool.timeout_get(&timeouts).await.map_err(|error| no_connection(&error, &self.target))?;
+        let client = until(deadline, self.pool.timeout_get(&timeouts)).await;
+        let client = client.map_err(|error| no_connection(&error, &self.target))?;
         Ok(Session { client: Some(client), named: self.named, in_transaction: false, pending: AtomicUsize::new(0) })
     }
 
