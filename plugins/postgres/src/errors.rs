@@ -64,7 +64,8 @@ pub(crate) fn no_connection(error: &PoolError, target: &str) -> Failure {
     Failure::Other(Error::unavailable(format_args!("cannot connect to {target}: {other}")))
 }
 
-/// What an error while connecting means: a refused password may be right tomorrow, a database that is not there is not.
+/// What an error while connecting means: a refused password or a missing role may be right tomorrow, while a database that
+/// is not there, a right to it that is missing, or a setting in `options` that does not exist are for somebody to mend.
 fn on_connect(error: &tokio_postgres::Error, target: &str) -> Error {
     let Some(database) = error.as_db_error() else {
         // What tokio-postgres calls it says less than its cause.
@@ -77,6 +78,12 @@ fn on_connect(error: &tokio_postgres::Error, target: &str) -> Error {
     let text = format!("PostgreSQL refuses a connection to {target}: {}", describe(database));
     if *database.code() == SqlState::INVALID_CATALOG_NAME {
         return Error::configuration(format_args!("{text}; create the database, or name another one"));
+    }
+    if *database.code() == SqlState::INSUFFICIENT_PRIVILEGE {
+        return Error::configuration(format_args!("{text}; the rights that a role needs are in docs/postgres.md"));
+    }
+    if database.code().code().starts_with("42") || *database.code() == SqlState::INVALID_PARAMETER_VALUE {
+        return Error::configuration(format_args!("{text}; correct what the URL sets"));
     }
     Error::unavailable(text)
 }
