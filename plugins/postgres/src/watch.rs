@@ -18,8 +18,10 @@ const WORRIED: Duration = Duration::from_millis(500);
 /// How long a look may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long what a merge met with is believed, if no other merge comes and a look finds nothing.
+/// How long what a merge met with is believed at least, if no other merge comes and a look finds nothing.
 const MEMORY: Duration = Duration::from_secs(15);
+/// The same in budgets of that merge: until the next one has ended, too.
+const MEMORY_BUDGETS: u32 = 2;
 
 /// What is known of the database.
 #[derive(Debug)]
@@ -35,8 +37,8 @@ pub(crate) struct Watch {
 #[derive(Debug)]
 struct Trouble {
     reason: String,
-    /// When a merge met with it. A look cannot see a full disk, nor a locked table.
-    merge_at: Option<Instant>,
+    /// Until when it is believed though a look finds nothing: a look cannot see a full disk, nor a locked table.
+    believed_until: Option<Instant>,
 }
 
 impl Watch {
@@ -53,13 +55,14 @@ impl Watch {
         }
     }
 
-    /// Learns from what became of a merge.
-    pub(crate) fn learn_of_merge<T>(&self, result: &Result<T, Error>) {
+    /// Learns from what became of a merge that had some time.
+    pub(crate) fn learn_of_merge<T>(&self, result: &Result<T, Error>, budget: Duration) {
         match result {
             Ok(_) => self.set(None),
             Err(error) => match error.kind {
                 ErrorKind::Unavailable | ErrorKind::Overloaded | ErrorKind::Configuration => {
-                    self.set(Some(Trouble { reason: error.message.clone(), merge_at: Some(Instant::now()) }));
+                    let believed_until = Some(Instant::now() + MEMORY.max(budget * MEMORY_BUDGETS));
+                    self.set(Some(Trouble { reason: error.message.clone(), believed_until }));
                 }
                 // Wrong in itself: that says nothing of the database.
                 ErrorKind::InvalidItem | ErrorKind::Internal => {}
@@ -71,14 +74,15 @@ impl Watch {
     fn learn_of_look(&self, result: &Result<(), Error>) {
         match result {
             Ok(()) => {
-                let is_fresh = |trouble: &Trouble| trouble.merge_at.is_some_and(|at| at.elapsed() < MEMORY);
-                if !self.lock().as_ref().is_some_and(is_fresh) {
+                let is_believed =
+                    |trouble: &Trouble| trouble.believed_until.is_some_and(|until| Instant::now() < until);
+                if !self.lock().as_ref().is_some_and(is_believed) {
                     self.set(None);
                 }
             }
             // Every connection is in use, so somebody else will know.
             Err(error) if error.kind == ErrorKind::Overloaded => {}
-            Err(error) => self.set(Some(Trouble { reason: error.message.clone(), merge_at: None })),
+            Err(error) => self.set(Some(Trouble { reason: error.message.clone(), believed_until: None })),
         }
     }
 
@@ -141,4 +145,25 @@ async fn look(watch: &Watch, pool: &Pool, query: &Query, tables: &Tables) -> Res
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With a budget of 15 s and more health was green between two merges that failed.
+    #[test]
+    fn what_a_merge_met_with_is_believed_until_the_next_one_has_ended() {
+        let watch = Watch::new(Promise::Durable);
+        for (budget, least) in [(1, 14), (15, 29), (60, 119)] {
+            watch.learn_of_merge::<()>(&Err(Error::unavailable("locked")), Duration::from_secs(budget));
+            watch.learn_of_look(&Ok(()));
+
+            let until = watch.lock().as_ref().and_then(|trouble| trouble.believed_until).expect("it is believed");
+            assert!(until > Instant::now() + Duration::from_secs(least), "{budget} s");
+        }
+
+        watch.learn_of_merge(&Ok(()), Duration::from_secs(1));
+        assert!(watch.lock().is_none());
+    }
 }
