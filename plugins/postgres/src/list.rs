@@ -54,6 +54,7 @@ pub(crate) async fn list(
     let mut states = of_rows(&Reader::Pool(pool, call), statements, rows, wanted.fields).await?;
     let cursor = rows.last().filter(|_| !is_last).map(|row| {
         let id: String = row.get(0);
+        // As which it is read; see `ranges`.
         let created = row.get::<_, Option<Timestamp>>(5).unwrap_or(Timestamp(0));
         match wanted.order {
             Order::Id => Place::Id(id),
@@ -74,26 +75,13 @@ pub(crate) async fn list(
 fn statement(tables: &Tables, wanted: &Wanted, after: Option<&Place>) -> (Query, Values) {
     let mut values =
         Values { limit: i64::try_from(wanted.limit.max(1)).unwrap_or(i64::MAX).saturating_add(1), ..Values::default() };
-    let mut conditions = Vec::new();
     let status = wanted.status.as_ref().map(|status| format!("status = {}", values.text(status)));
     let timed_out = wanted.status.as_deref().filter(|status| *status == Status::Failed.as_str());
     let timed_out = timed_out.map(|_| format!("status = {}", values.text(TIMED_OUT)));
-    if let Some(since) = wanted.since {
-        conditions.push(format!("created_at >= {}", values.time(since)));
-    }
-    if let Some(until) = wanted.until {
-        conditions.push(format!("created_at < {}", values.time(until)));
-    }
-    match after {
-        Some(Place::Id(id)) => conditions.push(format!("{{id}} > {}", values.text(id))),
-        Some(Place::Created(created, id)) => {
-            conditions.push(format!("(created_at, {{id}}) < ({}, {})", values.time(*created), values.text(id)));
-        }
-        None => {}
-    }
-    let order = match wanted.order {
-        Order::Id => "{id}",
-        Order::NewestFirst => "created_at DESC, {id} DESC",
+    let ranges = ranges(wanted, after, &mut values);
+    let (order, order_of_all) = match wanted.order {
+        Order::Id => ("{id}", "{id}"),
+        Order::NewestFirst => ("created_at DESC, {id} DESC", "coalesce(created_at, 'epoch') DESC, {id} DESC"),
     };
     let bodies = match wanted.fields {
         Fields::Whole => "CASE WHEN state IS NOT NULL THEN metadata ->> 'code' END AS code, output, error",
@@ -101,38 +89,36 @@ fn statement(tables: &Tables, wanted: &Wanted, after: Option<&Place>) -> (Query,
     };
     let language = wanted.language.as_ref().map(|language| values.text(language));
     let limit = format!("${}", values.order.len() + 1);
-    let select = |more: &[Option<String>]| {
-        let all: Vec<String> = conditions.iter().cloned().chain(more.iter().flatten().cloned()).collect();
-        let filter = if all.is_empty() { String::new() } else { format!("WHERE {}", all.join(" AND ")) };
-        format!("SELECT id, state, {bodies}, created_at FROM {{evaluations}} {filter} ORDER BY {order} LIMIT {limit}")
+    let select = |more: &[Option<String>]| -> Vec<String> {
+        let with_range = |range: &Vec<String>| {
+            let all: Vec<String> = range.iter().cloned().chain(more.iter().flatten().cloned()).collect();
+            let filter = if all.is_empty() { String::new() } else { format!("WHERE {}", all.join(" AND ")) };
+            format!(
+                "SELECT id, state, {bodies}, created_at FROM {{evaluations}} {filter} ORDER BY {order} LIMIT {limit}"
+            )
+        };
+        ranges.iter().map(with_range).collect()
     };
     let of_others = "state IS NULL".to_owned();
     let parts = match language {
         None => {
             let timed_out = timed_out.map(|timed_out| select(&[Some(timed_out), Some(of_others)]));
-            [Some(select(&[status])), timed_out]
+            [select(&[status]), timed_out.unwrap_or_default()].concat()
         }
         Some(language) => {
-            // Rows of the Python service have their language in the JSON, of which an index knows nothing. Into JSON that
-            // has a NUL somewhere PostgreSQL does not look.
-            let of_language = format!(
-                "language IS NULL AND CASE WHEN strpos(metadata::text, '\\u0000') = 0 \
-                 THEN (metadata -> 'language')::text = to_json({language}::text)::text \
-                 ELSE strpos(metadata::text, '\"language\": ' || to_json({language}::text)::text) > 0 END"
-            );
             let either = status.as_ref().map(|status| match &timed_out {
                 Some(timed_out) => format!("({status} OR {timed_out})"),
                 None => status.clone(),
             });
-            let others = select(&[Some(of_others), Some(of_language), either]);
-            [Some(select(&[status, Some(format!("language = {language}"))])), Some(others)]
+            let others = select(&[Some(of_others), Some(of_language(&language)), either]);
+            [select(&[status, Some(format!("language = {language}"))]), others].concat()
         }
     };
-    let sql = match parts {
-        [Some(one), None] => one,
+    let sql = match &*parts {
+        [one] => one.clone(),
         parts => {
-            let parts: Vec<String> = parts.into_iter().flatten().map(|part| format!("({part})")).collect();
-            format!("SELECT * FROM ({}) AS kinds ORDER BY {order} LIMIT {limit}", parts.join(" UNION ALL "))
+            let parts: Vec<String> = parts.iter().map(|part| format!("({part})")).collect();
+            format!("SELECT * FROM ({}) AS kinds ORDER BY {order_of_all} LIMIT {limit}", parts.join(" UNION ALL "))
         }
     };
     let types: Vec<Type> = values
@@ -142,6 +128,56 @@ fn statement(tables: &Tables, wanted: &Wanted, after: Option<&Place>) -> (Query,
         .chain([Type::INT8])
         .collect();
     (tables.query(&sql, &types), values)
+}
+
+/// The conditions that the times and the place of a page make: those of rows that have a time and, where such rows may be
+/// among them, those of rows that have none. These stand where 1970 is, as which they are read.
+fn ranges(wanted: &Wanted, after: Option<&Place>, values: &mut Values) -> Vec<Vec<String>> {
+    let mut range = Vec::new();
+    let mut without_time = vec!["created_at IS NULL".to_owned()];
+    let mut is_epoch_within = true;
+    if let Some(since) = wanted.since {
+        range.push(format!("created_at >= {}", values.time(since)));
+        is_epoch_within &= since <= 0;
+    }
+    if let Some(until) = wanted.until {
+        range.push(format!("created_at < {}", values.time(until)));
+        is_epoch_within &= until > 0;
+    }
+    let has_times = !range.is_empty();
+    match after {
+        Some(Place::Id(id)) => {
+            let behind = format!("{{id}} > {}", values.text(id));
+            range.push(behind.clone());
+            without_time.push(behind);
+        }
+        Some(Place::Created(created, id)) => {
+            let id = values.text(id);
+            range.push(format!("(created_at, {{id}}) < ({}, {id})", values.time(*created)));
+            is_epoch_within &= *created >= 0;
+            if *created == 0 {
+                without_time.push(format!("{{id}} < {id}"));
+            }
+        }
+        None => {}
+    }
+    match wanted.order {
+        // Whether a row has a time does not matter.
+        Order::Id if !has_times => return vec![range],
+        Order::NewestFirst if range.is_empty() => range.push("created_at IS NOT NULL".to_owned()),
+        Order::Id | Order::NewestFirst => {}
+    }
+    if is_epoch_within { vec![range, without_time] } else { vec![range] }
+}
+
+/// The condition that a row of the Python service is of a language. It has that in the JSON, of which an index knows
+/// nothing. Into JSON that has a NUL somewhere PostgreSQL does not look.
+fn of_language(language: &str) -> String {
+    format!(
+        "language IS NULL AND CASE WHEN strpos(metadata::text, '\\u0000') = 0 \
+         THEN (metadata -> 'language')::text = to_json({language}::text)::text \
+         ELSE strpos(metadata::text, '\"language\": ' || to_json({language}::text)::text) > 0 END"
+    )
 }
 
 impl Values {
