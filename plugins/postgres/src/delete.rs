@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use storage_plugin_api::{Call, Delete, Deleted, Fields, Hash, Prune, Pruned, Record, Result};
+use storage_plugin_api::{Call, Delete, Deleted, Fields, Hash, Prune, Pruned, Result};
 
 use crate::errors::Failure;
 use crate::pool::{Pool, Session, begin};
@@ -13,7 +13,7 @@ use crate::timestamp::Timestamp;
 /// Evaluations in one transaction of a prune: it holds their locks for some milliseconds.
 const AT_ONCE: usize = 500;
 /// Rows of the Python service that are looked into at once.
-const LOOKS: i64 = 1000;
+const LOOKS: i64 = 200;
 
 pub(crate) async fn delete(
     pool: &Pool,
@@ -132,9 +132,8 @@ async fn find_adopted(
     while ids.len() <= prune.limit {
         let rows = pool.read(call, &statements.adopted_ended, &[&before, &created, &last, &LOOKS]).await?;
         let others: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
-        let states = rows::adopted(&Reader::Pool(pool, call), statements, &others).await?;
-        let has_ended =
-            |id: &&str| states.get(*id).and_then(Record::completed_at_of).is_some_and(|at| at < prune.ended_before);
+        let ends = rows::adopted_ends(&Reader::Pool(pool, call), statements, &others).await?;
+        let has_ended = |id: &&str| ends.get(*id).is_some_and(|at| *at < prune.ended_before);
         ids.extend(others.into_iter().filter(has_ended).map(str::to_owned));
         match rows.last().filter(|_| rows.len() as i64 == LOOKS) {
             Some(row) => (created, last) = (row.get(1), row.get(0)),

@@ -237,7 +237,26 @@ pub(crate) async fn adopted(
     statements: &Statements,
     ids: &[&str],
 ) -> Result<HashMap<String, State>, Failure> {
-    let rows = reader.run(&statements.get_adopted, &[&ids]).await?;
+    adopted_by(reader, statements, &statements.get_adopted, ids).await
+}
+
+/// When rows that somebody else wrote ended; who has not is not in the answer.
+pub(crate) async fn adopted_ends(
+    reader: &Reader<'_>,
+    statements: &Statements,
+    ids: &[&str],
+) -> Result<HashMap<String, i64>, Failure> {
+    let states = adopted_by(reader, statements, &statements.get_adopted_ends, ids).await?;
+    Ok(states.into_iter().filter_map(|(id, state)| Some((id, Record::completed_at_of(&state)?))).collect())
+}
+
+async fn adopted_by(
+    reader: &Reader<'_>,
+    statements: &Statements,
+    query: &Query,
+    ids: &[&str],
+) -> Result<HashMap<String, State>, Failure> {
+    let rows = reader.run(query, &[&ids]).await?;
     let history = reader.run(&statements.get_adopted_history, &[&ids]).await?;
     let mut events: HashMap<String, Vec<Json>> = HashMap::new();
     for row in &history {
