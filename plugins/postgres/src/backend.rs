@@ -59,6 +59,8 @@ impl AsyncBackend for Postgres {
         if !opening.read_only && options.migrate == Migrate::Auto {
             let builders = Pool::of_size(&target, &options, indexes::CONNECTIONS)?;
             tasks.push(tokio::spawn(indexes::build(Arc::clone(&pool), builders, tables.clone())));
+        } else if !opening.read_only {
+            indexes::tell_of_missing(&pool, &tables, opening.deadline).await;
         }
         Ok(Self {
             pool,
@@ -75,8 +77,9 @@ impl AsyncBackend for Postgres {
     }
 
     async fn merge(&self, call: &Call, batch: &[Item<'_>]) -> Result<Vec<Answer>> {
+        let budget = call.remaining();
         let result = merge::merge(&self.pool, &self.statements, self.watch.durability(), call, batch).await;
-        self.watch.learn_of_merge(&result);
+        self.watch.learn_of_merge(&result, budget);
         result
     }
 

@@ -5,19 +5,29 @@
 
 use std::time::{Duration, Instant};
 
-use storage_plugin_api::{Call, Error, Result};
+use storage_plugin_api::{Call, Error, ErrorKind, Result};
 use tokio_postgres::types::Type;
 use tracing::info;
 
 use crate::errors::Failure;
+use crate::indexes;
 use crate::options::Migrate;
 use crate::pool::{Pool, Session, begin_reading};
 use crate::tables::{Tables, quoted, without_comments};
 
 /// What each version adds; the first is number 1.
-const STEPS: [&str; 2] = [include_str!("schema/1_tables.sql"), include_str!("schema/2_states.sql")];
+const STEPS: [Step; 2] = [
+    Step { sql: include_str!("schema/1_tables.sql"), optional: "" },
+    Step { sql: include_str!("schema/2_states.sql"), optional: include_str!("schema/2_compression.sql") },
+];
 /// The schema that this version of the plugin needs.
 const VERSION: i32 = STEPS.len() as i32;
+
+struct Step {
+    sql: &'static str,
+    /// What a server may refuse to do.
+    optional: &'static str,
+}
 
 /// How long a change of a table waits for its lock before it lets others through and tries again.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -200,7 +210,12 @@ async fn run_once(pool: &Pool, tables: &Tables, deadline: Instant) -> Result<(),
     }
     for (number, step) in (1..).zip(STEPS) {
         if number > found {
-            session.command(&tables.fill(&without_comments(step))).await?;
+            let new = if number == 1 { new_tables(&session, tables).await? } else { Vec::new() };
+            session.command(&tables.fill(&without_comments(step.sql))).await?;
+            for index in indexes::OF_READERS.iter().filter(|index| new.contains(&index.table)) {
+                session.command(&index.creation(tables, "INDEX IF NOT EXISTS")).await?;
+            }
+            run_optional(&session, &tables.fill(&without_comments(step.optional))).await?;
             session.command(&tables.fill(&format!("INSERT INTO {{versions}} (version) VALUES ({number})"))).await?;
         }
     }
@@ -208,6 +223,31 @@ async fn run_once(pool: &Pool, tables: &Tables, deadline: Instant) -> Result<(),
     session.leave_transaction();
     info!(from = found, to = VERSION, schema = tables.schema(), "schema migrated");
     Ok(())
+}
+
+/// The tables of the first step that are not there yet. Their indexes are made with them; those of a table that is there
+/// are left to `indexes.rs`, which holds up nobody.
+async fn new_tables(session: &Session, tables: &Tables) -> Result<Vec<&'static str>, Failure> {
+    let mut new = Vec::new();
+    for table in ["evaluations", "evaluation_events", "evaluation_metrics"] {
+        if !exists(session, tables, table).await? {
+            new.push(table);
+        }
+    }
+    Ok(new)
+}
+
+/// Runs what a server may refuse, and goes on if it does.
+async fn run_optional(session: &Session, sql: &str) -> Result<(), Failure> {
+    session.command("SAVEPOINT optional").await?;
+    let refused = match session.command(sql).await {
+        Ok(()) => return Ok(()),
+        Err(Failure::Data(error)) => error,
+        Err(Failure::Other(error)) if error.kind == ErrorKind::Configuration => error,
+        Err(failure) => return Err(failure),
+    };
+    info!(error = refused.message, "the server does without compression by lz4");
+    session.command("ROLLBACK TO SAVEPOINT optional").await
 }
 
 /// Creates the schema if it is missing: asking for it needs a right that the role may not have otherwise.
@@ -309,7 +349,9 @@ fn missing_rights(missing: &[String]) -> Error {
 /// True if the ids of the table are in the order of their bytes.
 async fn is_bytewise(session: &Session, tables: &Tables) -> Result<bool, Failure> {
     let query = tables.query(
-        "SELECT CASE c.collname WHEN 'default' THEN d.datcollate ELSE c.collname::text END \
+        // Of a default that is not the C library's, which the column (of 15 and later) tells, the name says nothing.
+        "SELECT CASE WHEN c.collname <> 'default' THEN c.collname::text \
+         WHEN coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') = 'c' THEN d.datcollate::text END \
          FROM pg_attribute a JOIN pg_collation c ON c.oid = a.attcollation, pg_database d \
          WHERE a.attrelid = to_regclass($1) AND a.attname = 'id' AND d.datname = current_database()",
         &[Type::TEXT],

@@ -1,5 +1,5 @@
--- The tables, columns and indexes that readers of evaluations have always had, by the same names and types. Where they
--- are there already nothing happens. Ids are compared byte by byte, which is also the order that lists promise.
+-- The tables and columns that readers of evaluations have always had, by the same names and types. Where they are there
+-- already nothing happens. Ids are compared byte by byte, which is also the order that lists promise.
 CREATE TABLE IF NOT EXISTS {evaluations} (
     id varchar(64) COLLATE "C" PRIMARY KEY,
     code_hash varchar(64) NOT NULL,
@@ -24,7 +24,6 @@ CREATE TABLE IF NOT EXISTS {evaluations} (
     output_truncated boolean,
     error_truncated boolean
 );
-CREATE INDEX IF NOT EXISTS {name:ix_evaluations_status} ON {evaluations} (status);
 
 CREATE TABLE IF NOT EXISTS {events} (
     id bigserial PRIMARY KEY,
@@ -34,8 +33,6 @@ CREATE TABLE IF NOT EXISTS {events} (
     message text,
     metadata jsonb
 );
-CREATE INDEX IF NOT EXISTS {name:idx_events_eval_time} ON {events} (evaluation_id, timestamp);
-CREATE INDEX IF NOT EXISTS {name:idx_events_type} ON {events} (event_type);
 
 CREATE TABLE IF NOT EXISTS {metrics} (
     id bigserial PRIMARY KEY,
@@ -45,5 +42,3 @@ CREATE TABLE IF NOT EXISTS {metrics} (
     timestamp timestamptz DEFAULT now(),
     unit varchar(50)
 );
-CREATE INDEX IF NOT EXISTS {name:idx_metrics_name_time} ON {metrics} (metric_name, timestamp);
-CREATE INDEX IF NOT EXISTS {name:idx_metrics_eval} ON {metrics} (evaluation_id);

@@ -10,12 +10,3 @@ CREATE TABLE IF NOT EXISTS {bodies} (
     body text NOT NULL,
     PRIMARY KEY (evaluation_id, name)
 );
-
--- Holds for what is written from now on. A server without lz4, or one before 14, goes on with its own compression.
-DO $$
-BEGIN
-    EXECUTE 'ALTER TABLE {evaluations} ALTER COLUMN output SET COMPRESSION lz4, ALTER COLUMN error SET COMPRESSION lz4, ALTER COLUMN metadata SET COMPRESSION lz4, ALTER COLUMN state SET COMPRESSION lz4';
-    EXECUTE 'ALTER TABLE {bodies} ALTER COLUMN body SET COMPRESSION lz4';
-EXCEPTION WHEN feature_not_supported OR syntax_error OR invalid_parameter_value THEN
-    NULL;
-END $$;
