@@ -46,7 +46,7 @@ fuzz: ## Try odd input on decoding, merging, states, journal, manifests, configu
 	scripts/fuzz.sh $(or $(SECONDS_EACH),600)
 
 bench: ## Measure against the budgets (release build, some minutes); BENCH="--help" names the rows
-	@scripts/setup.sh cargo cc redis-server
+	@scripts/setup.sh cargo cc redis-server postgres
 	cargo build --release --workspace
 	cargo bench --workspace --bench budgets -- $(BENCH)
 

@@ -1,6 +1,7 @@
 //! `diff`: says in which evaluations two backends differ, and repairs that on request.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -17,7 +18,8 @@ use crate::storage::upkeep::compare::{Compared, Comparing, Difference, Side};
 /// Say in which evaluations and registers two backends differ
 ///
 /// Goes through both in the order of the ids and compares digests of the stored states, of bodies (code, output, error)
-/// their hashes. Both may be in use: what differs is read again until it stands still. A delete leaves no trace, so an
+/// their hashes. Both may be in use: what differs is read again until it has stood still for longer than a merge may take
+/// (`storage.call_timeout`). A delete leaves no trace, so an
 /// evaluation that was deleted in one backend is shown as being only in the other, and `--repair` brings it back.
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP)]
@@ -42,6 +44,9 @@ pub(crate) struct Arguments {
     reach: Reach,
 }
 
+/// Beyond the time that a merge may take, which may have reached only one of the two.
+const SETTLE: Duration = Duration::from_secs(1);
+
 const AFTER_HELP: &str = "\
 Examples:
   storage-worker diff disk pg
@@ -63,8 +68,9 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
     let progress = Progress::start("compared", total(one, &storage.call()), 0);
     let waiting = say_why(&progress);
     let patience = reach.patience(storage.call_timeout(), &waiting, &is_told_to_end);
+    let (settle, rate) = (storage.call_timeout() + SETTLE, *rate);
     let comparing =
-        Comparing { a: &*one.backend, b: &*other.backend, patience: &patience, repair: *repair, rate: *rate };
+        Comparing { a: &*one.backend, b: &*other.backend, patience: &patience, repair: *repair, rate, settle };
     let (mut answer, mut so_far) = (Answer { format: global.output, names: [a, b], shown: 0 }, Compared::default());
     let mut report = |compared: &Compared, difference: Option<&Difference>| {
         progress.at(compared.compared);

@@ -4,7 +4,7 @@
 //! registers' ranks, and are not read. Since events are merged meanwhile, what differs is read again until it stands still.
 
 use std::cmp::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use storage_plugin_api::{Backend, Body, Fields, Hash, Reference, Result, State};
@@ -13,11 +13,14 @@ use super::copy::{Copied, Pace, Place, merge};
 use super::walk::Walk;
 use super::{Patience, get};
 
-/// How often a state that differs is read again, and how long apart.
-const READS: usize = 6;
-const PAUSE: Duration = Duration::from_millis(100);
-/// So many states are read again at once.
-const SUSPECTS: usize = 64;
+/// Pauses between two looks at what differs: the first, and the longest.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
+/// What changes all the time is given so many times the time that it has to stand still.
+const PATIENCE: u32 = 3;
+/// So many evaluations that differ are looked at together, as each look takes its time.
+const SUSPECTS: usize = 10_000;
+/// So many are read in one call.
+const READ: usize = 256;
 /// Progress is told, and the rate kept, every so many evaluations.
 const PART: u64 = 64;
 
@@ -74,6 +77,8 @@ pub(crate) struct Comparing<'a> {
     pub(crate) repair: bool,
     /// Evaluations a second, at most.
     pub(crate) rate: Option<u32>,
+    /// How long a difference must stand still: at least what a merge may take that has reached only one of the two.
+    pub(crate) settle: Duration,
 }
 
 impl Comparing<'_> {
@@ -158,37 +163,55 @@ impl Comparing<'_> {
 
     /// Of some evaluations those that differ when they are read again; each is read until it stands still.
     fn still_different(&self, ids: Vec<&str>) -> Result<Vec<Difference>> {
-        let mut moving: Vec<(&str, Option<[Option<Hash>; 2]>)> = ids.into_iter().map(|id| (id, None)).collect();
+        let start = Instant::now();
+        let mut moving: Vec<Moving<'_>> = ids.into_iter().map(|id| Moving { id, seen: None, since: start }).collect();
         let mut differences = Vec::new();
-        for read in 1..=READS {
+        let mut pause = PAUSES[0];
+        loop {
+            let is_last = start.elapsed() >= self.settle * PATIENCE || (self.patience.is_told_to_end)();
+            let mut still = Vec::new();
+            for part in moving.chunks(READ) {
+                self.read_again(part, is_last, &mut still, &mut differences)?;
+            }
+            moving = still;
             if moving.is_empty() {
                 break;
             }
-            if read > 1 {
-                self.patience.sleep(PAUSE * u32::try_from(read).unwrap_or(1));
-            }
-            let ids: Vec<&str> = moving.iter().map(|(id, _)| *id).collect();
-            let a = get(self.a, self.patience, &ids, Fields::WithoutBodies)?;
-            let b = get(self.b, self.patience, &ids, Fields::WithoutBodies)?;
-            let mut still = Vec::new();
-            for (((id, before), a), b) in moving.into_iter().zip(a).zip(b) {
-                let [a, b] = [a, b].map(|found| found.map(|found| found.state));
-                let digests = [a.as_ref().map(digest), b.as_ref().map(digest)];
-                if digests[0] == digests[1] {
-                    continue;
-                }
-                let stands_still = before == Some(digests);
-                // What was repaired counts as different if there is no time left to see that it is not.
-                if stands_still || read == READS || (self.patience.is_told_to_end)() {
-                    differences.push(difference(id, a.as_ref(), b.as_ref(), !stands_still));
-                } else {
-                    still.push((id, Some(digests)));
-                }
-            }
-            moving = still;
+            self.patience.sleep(pause);
+            pause = (pause * 2).min(PAUSES[1]);
         }
         differences.sort_by(|one, other| one.id.cmp(&other.id));
         Ok(differences)
+    }
+
+    /// Reads some again: what is equal goes, what stands still differs.
+    fn read_again<'b>(
+        &self,
+        part: &[Moving<'b>],
+        is_last: bool,
+        still: &mut Vec<Moving<'b>>,
+        differences: &mut Vec<Difference>,
+    ) -> Result<()> {
+        let ids: Vec<&str> = part.iter().map(|moving| moving.id).collect();
+        let a = get(self.a, self.patience, &ids, Fields::WithoutBodies)?;
+        let b = get(self.b, self.patience, &ids, Fields::WithoutBodies)?;
+        let now = Instant::now();
+        for ((moving, a), b) in part.iter().zip(a).zip(b) {
+            let [a, b] = [a, b].map(|found| found.map(|found| found.state));
+            let seen = [a.as_ref().map(digest), b.as_ref().map(digest)];
+            if seen[0] == seen[1] {
+                continue;
+            }
+            let since = if moving.seen == Some(seen) { moving.since } else { now };
+            let stands_still = moving.seen.is_some() && now.duration_since(since) >= self.settle;
+            // What was repaired counts as different if there is no time left to see that it is not.
+            if stands_still || is_last {
+                differences.push(difference(moving.id, a.as_ref(), b.as_ref(), !stands_still));
+            } else {
+                still.push(Moving { id: moving.id, seen: Some(seen), since });
+            }
+        }
+        Ok(())
     }
 
     /// Merges an evaluation both ways; true if both have the same then.
@@ -200,6 +223,13 @@ impl Comparing<'_> {
         }
         Ok(self.still_different(vec![id])?.is_empty())
     }
+}
+
+/// An evaluation that differs: what was seen of the two the last time, and since when that is so.
+struct Moving<'a> {
+    id: &'a str,
+    seen: Option<[Option<Hash>; 2]>,
+    since: Instant,
 }
 
 /// The digest of a state without what a backend may choose of a body: its text or a reference, and to what place.

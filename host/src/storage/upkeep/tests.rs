@@ -47,7 +47,8 @@ fn copied(from: &TestBackend, to: &TestBackend, place: Place) -> Copied {
 
 fn compared(a: &TestBackend, b: &TestBackend, repair: bool) -> (Compared, Vec<Difference>) {
     let mut differences = Vec::new();
-    let comparing = Comparing { a, b, patience: &patience(&|_| {}), repair, rate: None };
+    let comparing =
+        Comparing { a, b, patience: &patience(&|_| {}), repair, rate: None, settle: Duration::from_millis(600) };
     let result = comparing.run(&mut |_, difference| {
         differences.extend(difference.cloned());
         Ok(())
@@ -154,7 +155,8 @@ fn work_that_is_told_to_end_does_so_between_two_parts_and_says_where_it_is() {
 
     assert_eq!((ended.copied, ended.created, ended.complete), (200, 200, false));
     assert_eq!((rest.copied, rest.created, rest.complete), (400, 400, true));
-    let comparing = Comparing { a: &*from, b: &*to, patience: &patience, repair: false, rate: None };
+    let settle = Duration::from_millis(600);
+    let comparing = Comparing { a: &*from, b: &*to, patience: &patience, repair: false, rate: None, settle };
     assert_eq!(comparing.run(&mut |_, _| Ok(())), Ok(Compared::default()));
     let pruning = Pruning { ended_before: 1000, batch: 50, rate: None, dry_run: false };
     let pruned = prune(&*from, &Capabilities::default(), &pruning, &patience, &mut |_| Ok(())).expect("no failure");
@@ -167,6 +169,24 @@ fn work_that_is_told_to_end_does_so_between_two_parts_and_says_where_it_is() {
     let patience = Patience { waiting: &tell, is_told_to_end: &|| told.get(), ..patience };
     let ended = copy(&*from, &*to, &copying, &patience, &mut |_, _| Ok(()));
     assert_eq!(ended.map_err(|error| error.kind), Err(ErrorKind::Unavailable));
+}
+
+#[test]
+fn what_a_merge_under_way_has_told_only_one_of_the_two_is_no_difference() {
+    let (a, b) = (filled(3), filled(2));
+    a.insert(&id(1), state(1, Some(Status::Completed)));
+
+    let found = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // It stands still for some looks before the merge is through.
+            sleep(Duration::from_millis(400));
+            b.insert(&id(1), state(1, Some(Status::Completed)));
+            b.insert(&id(2), state(1, None));
+        });
+        compared(&a, &b, false)
+    });
+
+    assert_eq!(found, (Compared { compared: 3, ..whole() }, Vec::new()));
 }
 
 #[test]

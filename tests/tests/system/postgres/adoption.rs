@@ -1,10 +1,11 @@
 //! A database that the Python service made and filled is taken over: its rows are read through us, and ours by it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use storage_plugin_api::{Call, EventStamp, Order, Outcome, Prune, Pruned, Query, Record, State, Status, with_items};
+use storage_plugin_api::{Backend, Call, Order, Prune, Pruned, Query, Record, Status};
 use storage_worker_tests::confirmations::Confirmations;
 use storage_worker_tests::postgres_server::{Database, PostgresServer};
 use storage_worker_tests::publisher::Publisher;
@@ -12,11 +13,12 @@ use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::second_model::Sent;
 use storage_worker_tests::wait::eventually;
 
+use super::indexes::whole_indexes;
 use super::{open, setup};
 use crate::SOON;
 
 /// What the service's two migrations leave.
-const MIGRATED: &str = r#"
+pub(super) const MIGRATED: &str = r#"
 CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY);
 INSERT INTO alembic_version VALUES ('ecb8af5d833a');
 CREATE TABLE evaluations (
@@ -129,50 +131,76 @@ fn lists_counts_and_pruning_go_by_what_the_records_of_old_rows_say() {
     assert_eq!(ids(Order::Id, "failed", None), ["late-2"]);
 }
 
+/// Rows without a time, which an index has before all others, used to hide those behind them.
 #[test]
-fn indexes_are_built_beside_the_connections_that_merges_need() {
-    let (server, cache) = (PostgresServer::start(), tempfile::tempdir().expect("make a temporary directory"));
-    let (database, holder) = (server.connect(), server.connect());
-    database.run(MIGRATED);
-    database.run("INSERT INTO evaluations (id, code_hash, status, created_at) SELECT n, 'x', 'queued', NULL FROM generate_series(1, 2500) AS n");
-    // A build waits for whoever may still see the table as it was, also without a lock on it.
-    holder.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class");
-    let backend = open(&server, cache.path(), &json!({"connections": 1})).expect("the database is taken over");
-    eventually(SOON, "a build to wait", || {
-        database.number(
-            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX%' AND wait_event_type = 'Lock'",
-        ) == 1
-    });
-
-    let mut state = State::new();
-    state.set_end(&EventStamp::new(1, "e"), Status::Completed);
-    let call = Call::with_budget(Duration::from_secs(20));
-    let merged = with_items(&[("new", &state)], |items| backend.merge(&call, items)).expect("there is a connection");
-
-    assert_eq!(merged[0].outcome, Outcome::Created);
-    holder.run("COMMIT");
-    eventually(SOON, "every row to have a place in lists", || {
-        database.number("SELECT count(*) FROM evaluations WHERE created_at IS NULL") == 0
-    });
-}
-
-#[test]
-fn an_index_whose_build_was_cut_short_is_built_anew() {
+fn rows_without_a_time_are_listed_where_1970_is_and_hide_nobody() {
     let (server, cache) = (PostgresServer::start(), tempfile::tempdir().expect("make a temporary directory"));
     let database = server.connect();
-    // The primary key, and those that lists use.
-    let whole = "SELECT count(*) FROM pg_index JOIN pg_class ON oid = indexrelid \
-                 WHERE relname LIKE 'evaluations\\_%' AND indisvalid";
-    let wait_until_built = || eventually(SOON, "the indexes to be built", || database.number(whole) == 6);
-    let backend = open(&server, cache.path(), &json!({})).expect("the tables are made");
-    wait_until_built();
+    database.run(MIGRATED);
+    let backend = open(&server, cache.path(), &json!({})).expect("the database is taken over");
+    eventually(SOON, "the indexes to be built", || whole_indexes(&database) == 7);
+    database.run(
+        "INSERT INTO evaluations (id, code_hash, status, created_at) VALUES ('a', 'x', 'queued', NULL), \
+         ('b', 'x', 'queued', NULL), ('new', 'x', 'queued', '2025-01-01'), ('newer', 'x', 'queued', '2026-01-01'), \
+         ('old', 'x', 'queued', '1960-01-01')",
+    );
+    let call = Call::with_budget(Duration::from_secs(60));
+    let ids = |backend: &Arc<dyn Backend>, mut query: Query| -> Vec<String> {
+        query.limit = 1;
+        let mut ids = Vec::new();
+        loop {
+            let page = backend.list(&call, &query).expect("a page");
+            ids.extend(page.entries.into_iter().map(|(id, _)| id));
+            match page.cursor {
+                Some(cursor) => query.cursor = Some(cursor),
+                None => return ids,
+            }
+        }
+    };
+    let look = |backend: &Arc<dyn Backend>| {
+        let newest = Query { order: Order::NewestFirst, ..Query::default() };
+        let of_status = Query { status: Some("queued".to_owned()), ..newest.clone() };
+        for query in [newest.clone(), of_status] {
+            assert_eq!(ids(backend, query), ["newer", "new", "b", "a", "old"]);
+        }
+        let until = Some(1_735_689_600_000_001);
+        assert_eq!(ids(backend, Query { until, ..newest.clone() }), ["new", "b", "a", "old"]);
+        assert_eq!(ids(backend, Query { until, order: Order::Id, ..newest.clone() }), ["a", "b", "new", "old"]);
+        assert_eq!(ids(backend, Query { since: Some(1), ..newest }), ["newer", "new"]);
+    };
+    look(&backend);
     drop(backend);
 
-    database.run("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'evaluations_newest'::regclass");
+    // Where all indexes are there the next start gives them a time, too.
     let backend = open(&server, cache.path(), &json!({})).expect("the database is there");
+    eventually(SOON, "every row to have a time", || {
+        database.number("SELECT count(*) FROM evaluations WHERE created_at IS NULL") == 0
+    });
+    look(&backend);
+}
 
-    wait_until_built();
-    drop(backend);
+/// The name of the C library's collation used to be believed where another one compares.
+#[test]
+fn ids_are_in_the_order_of_their_bytes_where_the_database_compares_otherwise() {
+    let (server, cache) = (PostgresServer::start(), tempfile::tempdir().expect("make a temporary directory"));
+    server
+        .connect()
+        .run("CREATE DATABASE icu TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en' LC_COLLATE 'C' LC_CTYPE 'C'");
+    let database = Database::connect(&server.url_of("icu")).expect("there is such a database");
+    database.run(MIGRATED);
+    database.run(
+        "INSERT INTO evaluations (id, code_hash, status) VALUES ('a', 'x', 'queued'), ('B', 'x', 'queued'), \
+         ('c', 'x', 'queued')",
+    );
+    assert_eq!(database.number("SELECT count(*) FROM evaluations WHERE id < 'B'"), 1, "it compares as people do");
+
+    let url = json!({"url": server.url_of("icu")});
+    let backend = open(&server, cache.path(), &url).expect("the database is taken over");
+
+    let query = Query { order: Order::Id, limit: 10, ..Query::default() };
+    let page = backend.list(&Call::with_budget(Duration::from_secs(60)), &query).expect("a page");
+    let ids: Vec<&str> = page.entries.iter().map(|(id, _)| &**id).collect();
+    assert_eq!(ids, ["B", "a", "c"]);
 }
 
 #[test]

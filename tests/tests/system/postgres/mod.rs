@@ -3,6 +3,7 @@
 mod adoption;
 mod bodies;
 mod durability;
+mod indexes;
 mod merging;
 mod models;
 mod opening;

@@ -1,7 +1,10 @@
 //! What opens and what does not: wrong options, missing rights, newer tables, and a server that is not there yet.
 
+use std::net::TcpListener;
+use std::time::Duration;
+
 use serde_json::json;
-use storage_plugin_api::ErrorKind;
+use storage_plugin_api::{Call, ErrorKind, EventStamp, Outcome, State, Status, with_items};
 use storage_worker_tests::postgres_server::PostgresServer;
 use storage_worker_tests::redis_server::{RedisServer, free_port};
 use storage_worker_tests::wait::eventually;
@@ -27,6 +30,7 @@ fn wrong_options_end_the_start_with_one_clear_line() {
         ("url", "host=h user=u password='geheim", "`url`: the quotes of `password` do not end"),
         ("url", "host=h user=u pasword='geheim' dbname=d", "unknown option `pasword`"),
         ("url", "postgres://u:geheim@h/d?colour=red", "unknown option `colour`"),
+        ("url", "host=h,i port=1,2,3 user=u password=geheim", "`url` has 2 hosts and 3 ports"),
         ("urll", "postgres://u:geheim@h/d", "urll"),
         ("sslmode", "sometimes", "sometimes"),
     ] {
@@ -93,6 +97,61 @@ fn tables_of_others_and_of_an_older_migration_are_left_alone() {
     assert_eq!(database.number("SELECT count(*) FROM \"Mine\".evaluations"), 0);
     let (kind, _) = refusal(&server, cache.path(), &json!({"schema": "later", "migrate": "check"}));
     assert_eq!(kind, ErrorKind::Configuration);
+}
+
+#[test]
+fn any_name_will_do_and_long_columns_are_compressed_by_lz4() {
+    let server = PostgresServer::start();
+    let cache = tempfile::tempdir().expect("make a temporary directory");
+    let database = server.connect();
+    let schema = "it's $$ \"x\"";
+
+    let names = json!({"schema": schema, "table_prefix": "'$$\" "});
+    let backend = open(&server, cache.path(), &names).expect("the tables are made");
+
+    let mut state = State::new();
+    state.set_open(&EventStamp::new(1, "e"), Status::Queued);
+    let call = Call::with_budget(Duration::from_secs(20));
+    let merged = with_items(&[("new", &state)], |items| backend.merge(&call, items)).expect("it is stored");
+    assert_eq!(merged[0].outcome, Outcome::Created);
+    let compressed = "SELECT attname::text FROM pg_attribute JOIN pg_class c ON c.oid = attrelid \
+        JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = 'it''s $$ \"x\"' AND attcompression = 'l' ORDER BY 1";
+    let compressed: Vec<String> = database.rows(compressed).iter().map(|row| row.get(0)).collect();
+    assert_eq!(compressed, ["body", "error", "metadata", "output", "state"]);
+}
+
+#[test]
+fn a_host_that_takes_connections_and_says_nothing_is_passed_over() {
+    let server = PostgresServer::start();
+    let cache = tempfile::tempdir().expect("make a temporary directory");
+    // Connections wait in its queue, and nobody takes them out.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("listen");
+    let silent_port = silent.local_addr().expect("an address").port();
+    let url = format!("postgres://postgres@127.0.0.1:{silent_port},127.0.0.1:{}/postgres", server.port());
+
+    let backend = open(&server, cache.path(), &json!({"url": url})).expect("the second host is found");
+
+    let mut state = State::new();
+    state.set_open(&EventStamp::new(1, "e"), Status::Queued);
+    let call = Call::with_budget(Duration::from_secs(20));
+    with_items(&[("new", &state)], |items| backend.merge(&call, items)).expect("it is stored");
+}
+
+#[test]
+fn a_right_to_connect_and_a_setting_that_are_missing_end_the_start() {
+    let (redis, server) = (RedisServer::start(), PostgresServer::start());
+    let database = server.connect();
+    database.run("CREATE ROLE outside LOGIN; REVOKE CONNECT ON DATABASE postgres FROM PUBLIC");
+    let unset = format!("{}?options=-c%20no_such_setting=1", server.url());
+    for (url, said) in [
+        (server.url_for("outside", server.port()), "permission denied for database"),
+        (unset, "unrecognized configuration parameter"),
+    ] {
+        let (code, text) = start(&setup(&redis, &server).set("backends.main.options.url", url));
+
+        assert_eq!(code, Some(2), "{text}");
+        assert!(text.contains(said), "{text}");
+    }
 }
 
 #[test]

@@ -46,6 +46,13 @@ fn silent(time: i64, status: Status) -> State {
     state
 }
 
+/// An event of an id that is there, told again with another time.
+fn retold(time: i64, event_id: &str) -> State {
+    let mut state = State::new();
+    state.set_history(&EventStamp::new(time, event_id), "status_changed", Status::Completed, "over");
+    state
+}
+
 #[test]
 fn no_statement_reads_a_large_table_from_end_to_end() {
     let server = PostgresServer::start_with(&[
@@ -80,12 +87,20 @@ fn no_statement_reads_a_large_table_from_end_to_end() {
 
     // More often than the five times after which a prepared statement gets its plan for good.
     for round in 0..8 {
-        // New, changed, another outcome that came earlier, the first one back, repeated, and one of the Python service.
+        // New, an event of it with an earlier time, changed, another outcome that came earlier, the first one back,
+        // repeated, and one of the Python service.
         merge(&format!("new-{round}"), &told(50, Status::Completed));
+        merge(&format!("new-{round}"), &retold(45, "e-50"));
         merge(&format!("new-{round}"), &told(40, Status::Failed));
         merge(&format!("new-{round}"), &silent(30, Status::Completed));
         merge(&format!("new-{round}"), &silent(30, Status::Completed));
         merge(&format!("copy-{}", 1 + 5000 * round), &told(30, Status::Completed));
+        // A whole batch: some new, some that are there.
+        let ids: Vec<String> =
+            (0..256).flat_map(|n| [format!("batch-{round}-{n}"), format!("copy-{}", 10_000 + n)]).collect();
+        let state = told(20 - round, Status::Completed);
+        let batch: Vec<(&str, &State)> = ids.iter().map(|id| (&**id, &state)).collect();
+        with_items(&batch, |items| backend.merge(&call, items)).expect("the batch is taken");
         for order in [Order::Id, Order::NewestFirst] {
             for filter in 0..16 {
                 let mut query = Query { order, limit: 50, ..Query::default() };
@@ -120,6 +135,7 @@ fn no_statement_reads_a_large_table_from_end_to_end() {
         "UPDATE \"public\".\"evaluations\"",
         "INSERT INTO \"public\".\"evaluation_bodies\"",
         "DELETE FROM \"public\".\"evaluation_bodies\"",
+        "DELETE FROM \"public\".\"evaluation_events\"",
         "SKIP LOCKED",
         "GROUP BY status",
         "AS kinds",
