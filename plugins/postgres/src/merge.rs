@@ -1,8 +1,10 @@
 //! The merge: reads the ranks of a batch's ids under locks, joins in memory, and writes what won. Two round trips.
 //!
-//! Rows are locked, and new ones inserted, in the order of their ids' bytes, so that transactions wait for each other in
-//! one direction only. Whoever loses the race for a new id joins again, into what the winner wrote. All of it may be
-//! repeated at any time, since merging twice is merging once.
+//! Rows are locked, and then new ones inserted, in the order of their ids' bytes, so that transactions wait for each other
+//! in one direction. That is not quite so for an id which somebody else made after we looked: its insert waits for whoever
+//! changes that row meanwhile, and behind it in the order we may hold locks. The rare deadlock is repeated like every
+//! conflict. Whoever loses the race for a new id joins again, into what the winner wrote. All of it may be repeated at any
+//! time, since merging twice is merging once.
 
 use std::collections::HashMap;
 use std::time::Duration;
