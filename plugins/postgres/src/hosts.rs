@@ -69,7 +69,6 @@ impl Hosts {
 }
 
 impl Connect for Hosts {
-    #[expect(clippy::type_complexity, reason = "the type is the trait's")]
     fn connect(
         &self,
         _: &Config,

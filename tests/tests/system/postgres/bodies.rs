@@ -122,7 +122,7 @@ fn a_read_beside_merges_is_never_missing_a_body_and_never_of_two_moments() {
                         assert_eq!(text("failed/error").as_deref(), Some("broke"), "{id}");
                     } else {
                         let ends = found.state.with_prefix(names::END_PREFIX);
-                        assert!(ends.into_iter().all(|end| end.stamp.time == 10), "{id} is of two moments");
+                        assert!(ends.iter().all(|end| end.stamp.time == 10), "{id} is of two moments");
                     }
                 }
             }
