@@ -86,7 +86,10 @@ impl Writer {
             if state.stopping {
                 let count = entries.len();
                 entries.into_iter().for_each(|entry| state.wait_in_memory(entry));
-                error!(count, "what arrived last could not be written to the journal; what is not stored at the end is lost");
+                error!(
+                    count,
+                    "what arrived last could not be written to the journal; what is not stored at the end is lost"
+                );
                 return;
             }
             if entries.len() > 1 && matches!(held, Held::Failed(_)) {

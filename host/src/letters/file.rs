@@ -124,7 +124,8 @@ impl FileLog {
                 Err(TryLockError::Error(error)) => return Err(error),
                 Err(TryLockError::WouldBlock) if Instant::now() >= until => {
                     let (path, seconds) = (path.display(), patience.as_secs());
-                    let reason = format!("somebody else has held `{path}` for {seconds} s; find out who: `fuser {path}`");
+                    let reason =
+                        format!("somebody else has held `{path}` for {seconds} s; find out who: `fuser {path}`");
                     return Err(io::Error::new(ErrorKind::TimedOut, reason));
                 }
                 Err(TryLockError::WouldBlock) => sleep(LOCK_PAUSE),

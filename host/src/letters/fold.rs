@@ -149,7 +149,10 @@ impl Snapshot {
     pub(super) fn tell_too_large(&self, max_bytes: u64) {
         for entry in self.entries().filter(|entry| Self::size(entry) > max_bytes) {
             let (id, bytes) = (&entry.letter.id, Self::size(entry));
-            warn!(id, bytes, max_bytes, "a dead letter is larger than `dead_letters.max_bytes`, it is dropped to make room");
+            warn!(
+                id,
+                bytes, max_bytes, "a dead letter is larger than `dead_letters.max_bytes`, it is dropped to make room"
+            );
         }
     }
 

@@ -126,8 +126,7 @@ impl StreamLog {
         };
         snapshot.tell_too_large(self.max_bytes);
         let kept: HashSet<&str> = snapshot.fitting(most).into_iter().map(|entry| &*entry.letter.id).collect();
-        let (kept, dropped): (Vec<_>, Vec<_>) =
-            snapshot.entries().partition(|entry| kept.contains(&*entry.letter.id));
+        let (kept, dropped): (Vec<_>, Vec<_>) = snapshot.entries().partition(|entry| kept.contains(&*entry.letter.id));
         let removed: Vec<&str> = snapshot.spare().chain(dropped.iter().copied().flat_map(Snapshot::lines_of)).collect();
         for some in removed.chunks(REMOVED_AT_ONCE) {
             let mut removing = pipe();

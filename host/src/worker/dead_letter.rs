@@ -245,7 +245,8 @@ mod tests {
     fn events_with_ids_of_their_own_are_letters_of_their_own() {
         let payload = r#"{"eval_id":"a"}"#;
         let plain = id(payload, None);
-        let worked_out = identify("c", None, payload.as_bytes(), Arrival { received_at: 7, entry_time: None, event_id: None });
+        let worked_out =
+            identify("c", None, payload.as_bytes(), Arrival { received_at: 7, entry_time: None, event_id: None });
 
         assert_eq!(plain, id_of("c", payload.as_bytes(), None));
         assert_eq!(id(payload, Some(&worked_out.event_id)), plain, "as a bridge carries it");

@@ -35,10 +35,9 @@ fn is_of(item: &Item<'_>, event: &str) -> bool {
 /// An error of the whole call used to be held against every event in it.
 #[test]
 fn one_bad_event_that_fails_the_whole_call_is_refused_and_its_neighbours_are_merged() {
-    for (error, reason) in [
-        (Error::invalid_item("no such thing"), "invalid_item"),
-        (Error::internal("it panicked"), "internal"),
-    ] {
+    for (error, reason) in
+        [(Error::invalid_item("no such thing"), "invalid_item"), (Error::internal("it panicked"), "internal")]
+    {
         let backend = Scripted::healthy()
             .with_calls(move |batch| batch.iter().any(|item| is_of(item, "bad")).then(|| error.clone()));
         let events = [("a", "1"), ("b", "2"), ("c", "bad"), ("c", "4"), ("d", "5")];

@@ -316,7 +316,8 @@ fn retry_into(bench: &Bench, loaded: &Loaded, ids: &[String], name: &str) -> any
                 None => Outcome::Stored,
                 Some(refused) => Outcome::Refused { reason: refused.reason, error: refused.error },
             });
-            let tried: Vec<_> = letters.iter().zip(fared).map(|(letter, outcome)| Tried::new(letter, outcome)).collect();
+            let tried: Vec<_> =
+                letters.iter().zip(fared).map(|(letter, outcome)| Tried::new(letter, outcome)).collect();
             done.extend(bench.settle(&tried, &note(Some(name)))?);
         }
         Ok(done)

@@ -259,7 +259,9 @@ fn name(arguments: &Arguments, config: &Config) -> anyhow::Result<String> {
         (None, Some(path), _) => format!("journal {} {}", canonical(path)?.display(), range()),
         (None, None, Some(path)) if path.as_os_str() != "-" => format!("file {}", canonical(path)?.display()),
         (None, None, _) if arguments.resume.is_some() => {
-            bail!(UsageError("standard input has no position to go on from; replay a file, or leave out `--resume`".to_owned()))
+            bail!(UsageError(
+                "standard input has no position to go on from; replay a file, or leave out `--resume`".to_owned()
+            ))
         }
         (None, None, _) => "standard input".to_owned(),
     };

@@ -114,7 +114,10 @@ fn a_letter_that_is_larger_than_the_bound_costs_no_other() {
     }
 
     let kept = lines(&redis, LETTERS);
-    assert!(kept.len() == 3 && ["\"a\"", "\"b\"", "\"c\""].iter().zip(&kept).all(|(id, line)| line.contains(id)), "{kept:?}");
+    assert!(
+        kept.len() == 3 && ["\"a\"", "\"b\"", "\"c\""].iter().zip(&kept).all(|(id, line)| line.contains(id)),
+        "{kept:?}"
+    );
     assert_eq!(worker.http().metric("storage_worker_dead_letters_dropped_total", &[]), 1.0);
     let told = "a dead letter is larger than `dead_letters.max_bytes`, it is dropped to make room";
     assert!(worker.log().find(told).is_some(), "{}", worker.log());

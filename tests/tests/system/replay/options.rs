@@ -25,7 +25,10 @@ const MANY: usize = 2000;
 fn setup(redis: &RedisServer) -> Setup {
     let setup = Setup::new(&redis.url(), "file");
     let path = setup.path("fresh").to_str().expect("Unicode").to_owned();
-    setup.set("backends.fresh.plugin", "file").set("backends.fresh.options.path", path).set("admin.listen", "127.0.0.1:1")
+    setup
+        .set("backends.fresh.plugin", "file")
+        .set("backends.fresh.options.path", path)
+        .set("admin.listen", "127.0.0.1:1")
 }
 
 fn failed(number: usize) -> Sent {
@@ -33,7 +36,8 @@ fn failed(number: usize) -> Sent {
 }
 
 fn line(number: usize) -> String {
-    json!({"channel": "evaluation:failed", "payload": {"eval_id": format!("e-{number}"), "error": "x"}}).to_string() + "\n"
+    json!({"channel": "evaluation:failed", "payload": {"eval_id": format!("e-{number}"), "error": "x"}}).to_string()
+        + "\n"
 }
 
 /// The numbers of the evaluations that `fresh` has.
@@ -75,7 +79,11 @@ fn a_range_of_a_stream_is_chosen_by_ids_or_by_times_and_both_ends_belong_to_it()
         begin_anew(&setup);
     }
     let wrong = replay(&setup, &["--stream", "s", "--into", "fresh", "--from", "soon"]);
-    assert!(wrong.status.code() == Some(2) && errors(&wrong).contains("`--from` cannot be `soon`"), "{}", errors(&wrong));
+    assert!(
+        wrong.status.code() == Some(2) && errors(&wrong).contains("`--from` cannot be `soon`"),
+        "{}",
+        errors(&wrong)
+    );
 }
 
 fn replay_standard_input(setup: &Setup, input: &str, arguments: &[&str]) -> Output {
