@@ -64,14 +64,23 @@ pub struct Copied {
 /// Copies until `told_to_end` comes back, then adds what was received by then.
 ///
 /// # Errors
-/// When the operating system refuses what reading needs.
+/// When the operating system refuses what reading needs, and when reading ends by itself, which is a defect.
 pub async fn run(plan: Plan, client: RedisClient, told_to_end: impl Future<Output = ()>) -> io::Result<Copied> {
     let source = PubSub::new(client.clone(), plan.channels.iter().cloned(), &Handle::current())?;
+    copy(Box::new(source), plan, client, told_to_end).await
+}
+
+async fn copy(
+    source: Box<dyn Source>,
+    plan: Plan,
+    client: RedisClient,
+    told_to_end: impl Future<Output = ()>,
+) -> io::Result<Copied> {
     let control = source.control();
     let buffer = Arc::new(Buffer::new(plan.buffer_bytes));
     let reader = Reader { rows: plan.rows, buffer: Arc::clone(&buffer) };
     // It ends by itself once the control is told to stop.
-    thread::Builder::new().name("bridge-reader".to_owned()).spawn(move || reader.run(source))?;
+    let reading = thread::Builder::new().name("bridge-reader".to_owned()).spawn(move || reader.run(source))?;
     let adder = Adder {
         buffer: Arc::clone(&buffer),
         pauses: client.pauses(),
@@ -90,14 +99,21 @@ pub async fn run(plan: Plan, client: RedisClient, told_to_end: impl Future<Outpu
     loop {
         tokio::select! {
             () = &mut told_to_end => break,
-            // The reader has panicked, and the log has it.
-            () = &mut adding => break,
+            // The reader has ended unasked.
+            () = &mut adding => {
+                report(&buffer, &*control, "bridge.copied");
+                return Err(io::Error::other("the thread that reads them has ended by itself, see the log"));
+            }
             _ = reports.tick() => report(&buffer, &*control, "bridge.copied"),
         }
     }
     control.stop();
     let in_time = buffer.is_finished() || timeout_at(Instant::now() + plan.drain_timeout, adding).await.is_ok();
     report(&buffer, &*control, if in_time { "bridge.drained" } else { "bridge.not_drained" });
+    // In time means that it is at its end, at least.
+    if in_time && reading.join().is_err() {
+        return Err(io::Error::other("the thread that reads them has panicked, see the log"));
+    }
     Ok(buffer.copied())
 }
 
@@ -115,7 +131,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn run(self, mut source: PubSub) {
+    fn run(self, mut source: Box<dyn Source>) {
         let mut deliveries = Vec::new();
         while source.read(&mut deliveries) == Read::Deliveries {
             let waiting = deliveries.drain(..).map(|delivery| self.waiting(delivery));
@@ -225,5 +241,49 @@ impl Adder {
         // The stream may live elsewhere by now.
         self.link = None;
         sleep(self.pauses.pause()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::config::{RedisConfig, StreamsConfig};
+    use crate::source::fed::Fed;
+
+    /// Channels that cannot be read.
+    struct Broken(Fed);
+
+    impl Source for Broken {
+        fn name(&self) -> &'static str {
+            "broken"
+        }
+
+        fn control(&self) -> Arc<dyn Control> {
+            self.0.control()
+        }
+
+        fn read(&mut self, _deliveries: &mut Vec<Delivery>) -> Read {
+            panic!("this is what is tested");
+        }
+    }
+
+    /// It used to end as if it had been told to, and had copied everything.
+    #[tokio::test]
+    async fn a_reader_that_panics_is_an_error() {
+        let plan = Plan {
+            channels: Vec::new(),
+            rows: EventRows::default(),
+            stream: "s".to_owned(),
+            form: EntryForm::new(&StreamsConfig::default()),
+            max_entries: None,
+            buffer_bytes: 1024,
+            drain_timeout: Duration::from_secs(1),
+        };
+        let client = RedisClient::new(&RedisConfig::default()).expect("the default is a URL");
+
+        let copied = copy(Box::new(Broken(Fed::default())), plan, client, std::future::pending()).await;
+
+        let error = copied.expect_err("it has panicked").to_string();
+        assert!(error.contains("ended by itself"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::{Global, UsageError};
 use crate::app::Signals;
-use crate::bridge::{self, Plan};
+use crate::bridge::{self, Copied, Plan};
 use crate::config::Config;
 use crate::source::redis_client::RedisClient;
 use crate::source::streams::EntryForm;
@@ -78,11 +78,14 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
     });
     runtime.shutdown_background();
     let copied = copied?;
-    if copied.left > 0 {
-        warn!(left = copied.left, "ended before everything was added; raise `worker.drain_timeout`");
-        return Ok(ExitCode::from(1));
+    let Copied { left, dropped, .. } = copied;
+    if left > 0 {
+        warn!(left, "ended before everything was added; raise `worker.drain_timeout`");
     }
-    Ok(ExitCode::SUCCESS)
+    if dropped > 0 {
+        warn!(dropped, "not everything that was received is in the stream; raise `--buffer`");
+    }
+    Ok(ExitCode::from(u8::from(left > 0 || dropped > 0)))
 }
 
 fn plan(arguments: &Arguments, config: &Config) -> Result<Plan, UsageError> {

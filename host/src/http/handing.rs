@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use super::{AppState, answer};
-use crate::letters::desk::{Edit, Filter, Note};
+use crate::letters::desk::{Edit, Filter, Note, Tried};
 use crate::letters::line::letter_text;
 use crate::letters::retry::{RetryError, retry as retry_letters};
 use crate::replay::record::Record;
@@ -65,7 +65,7 @@ pub struct SomeLetters {
 #[serde(deny_unknown_fields)]
 pub struct SettleLetters {
     /// The letters, and how each fared.
-    pub tried: Vec<(String, Outcome)>,
+    pub tried: Vec<Tried>,
     /// Who, and into which backend.
     pub note: Note,
 }

@@ -26,6 +26,11 @@ pub(super) fn start(journal: &Arc<Journal>) -> io::Result<()> {
     Ok(())
 }
 
+/// Does something with each, whatever happens with the others; the first error.
+fn each<T>(items: &[T], work: impl FnMut(&T) -> io::Result<()>) -> io::Result<()> {
+    items.iter().map(work).fold(Ok(()), Result::and)
+}
+
 struct Keeper {
     journal: Arc<Journal>,
     pruned: Option<Instant>,
@@ -105,7 +110,7 @@ impl Keeper {
             0 => Err(io::Error::new(io::ErrorKind::NotFound, "somebody removed it while it was written")),
             _ => Ok(()),
         };
-        let mut synced = files.iter().try_for_each(|(_, file)| file.sync_data().and_then(|()| still_there(file)));
+        let mut synced = each(&files, |(_, file)| file.sync_data().and_then(|()| still_there(file)));
         if was_failing && synced.is_ok() {
             synced = self.journal.directory.sync();
         }
@@ -184,5 +189,24 @@ impl Keeper {
         if let Err(error) = self.journal.directory.prune_archive(most, oldest) {
             warn!(%error, "cannot remove old segments of the journal's archive, will try again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The files behind one that could not be synced used to be forgotten.
+    #[test]
+    fn one_that_fails_keeps_no_other_from_its_turn() {
+        let mut seen = Vec::new();
+
+        let outcome = each(&[1, 2, 3, 4], |number| {
+            seen.push(*number);
+            if number % 2 == 0 { Err(io::Error::other(number.to_string())) } else { Ok(()) }
+        });
+
+        assert_eq!(seen, [1, 2, 3, 4]);
+        assert_eq!(outcome.expect_err("some have failed").to_string(), "2");
     }
 }

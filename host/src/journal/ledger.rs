@@ -95,14 +95,16 @@ impl Ledger {
         }
     }
 
-    /// Forgets a segment that cannot be read; its file stays.
-    pub(crate) fn forget(&mut self, number: u64) {
+    /// Forgets a segment that cannot be read; its file stays. True if it is the last one, which may be written to.
+    pub(crate) fn forget(&mut self, number: u64) -> bool {
+        let is_last = self.segments.back().is_some_and(|last| last.name.number == number);
         self.segments.retain(|segment| segment.name.number != number);
+        is_last
     }
 
-    /// Notes that entries were written to the last segment.
-    pub(crate) fn wrote(&mut self, bytes: u64, entries: u64, oldest: i64) {
-        if let Some(segment) = self.segments.back_mut() {
+    /// Notes that entries were written to a segment, the last one unless that was forgotten meanwhile.
+    pub(crate) fn wrote(&mut self, number: u64, bytes: u64, entries: u64, oldest: i64) {
+        if let Some(segment) = self.find(number) {
             if segment.handed_to == segment.length {
                 segment.next_received_at = oldest;
             }
@@ -236,7 +238,7 @@ mod tests {
     fn ledger(entries: u64) -> Ledger {
         let mut ledger = Ledger::default();
         ledger.add(name(1), 0, 0);
-        ledger.wrote(10 * entries, entries, 100);
+        ledger.wrote(1, 10 * entries, entries, 100);
         for entry in 0..entries {
             let received_at = 100 + i64::try_from(entry).expect("few");
             ledger.hand_over(at(1, 10 * entry), 10 * entry + 10, received_at);
@@ -266,7 +268,7 @@ mod tests {
     #[test]
     fn a_segment_goes_though_an_older_one_waits() {
         let mut ledger = ledger(1);
-        ledger.wrote(10, 1, 200);
+        ledger.wrote(2, 10, 1, 200);
         ledger.hand_over(at(2, 0), 10, 200);
         ledger.add(name(3), 0, 0);
 
@@ -280,7 +282,7 @@ mod tests {
     fn the_segment_that_is_written_to_stays() {
         let mut ledger = Ledger::default();
         ledger.add(name(1), 0, 0);
-        ledger.wrote(10, 1, 100);
+        ledger.wrote(1, 10, 1, 100);
         ledger.hand_over(at(1, 0), 10, 100);
 
         ledger.settle([at(1, 0)].into_iter());
@@ -293,7 +295,7 @@ mod tests {
     fn the_last_segment_goes_too_once_nothing_more_is_written_to_it() {
         let mut ledger = Ledger::default();
         ledger.add(name(1), 0, 0);
-        ledger.wrote(10, 1, 100);
+        ledger.wrote(1, 10, 1, 100);
         ledger.hand_over(at(1, 0), 10, 100);
         ledger.close_last();
         assert!(ledger.done().is_empty(), "it holds an entry that is not settled");

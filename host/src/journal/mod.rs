@@ -73,6 +73,8 @@ pub struct Status {
     pub damages: u64,
     /// How many bytes were lost to them.
     pub damaged_bytes: u64,
+    /// Entries that wait in memory and are not on disk: the end of the process loses them.
+    pub unrecorded: u64,
 }
 
 impl Status {
@@ -108,6 +110,8 @@ struct State {
     /// What comes next, if memory has it.
     waiting: VecDeque<Recorded>,
     waiting_bytes: usize,
+    /// So many of these are in memory only.
+    unrecorded: u64,
     /// Behind what waits in memory there are entries on disk only.
     spilled: bool,
     /// The writer has ended.
@@ -182,15 +186,20 @@ impl Journal {
         }
     }
 
-    /// Lets the writer wait for nothing any more.
+    /// Lets the writer wait for nothing any more, and the reader read nothing more from the disk.
     pub fn stop(&self) {
         self.lock().stopping = true;
         self.freed.notify_all();
     }
 
-    /// Syncs everything, writes down what is settled, and ends the keeper. What is left is delivered by the next start.
+    /// Syncs everything, writes down what is settled, and ends the keeper. What is left is delivered by the next start; what
+    /// is in memory only is lost, and told.
     pub fn finish(&self, deadline: Instant) {
         let mut state = self.lock();
+        if state.unrecorded > 0 {
+            let (path, entries) = (self.directory.path().display(), state.unrecorded);
+            error!(%path, entries, "what arrived last is neither stored nor in the journal, it is lost");
+        }
         state.ending = true;
         self.work.notify_all();
         self.ending.notify_all();
@@ -221,6 +230,7 @@ impl Journal {
             problem: state.write_problem.clone().or_else(|| state.sync_problem.clone()),
             damages: state.damages,
             damaged_bytes: state.damaged_bytes,
+            unrecorded: state.unrecorded,
         }
     }
 
@@ -250,6 +260,7 @@ impl State {
 
     fn wait_in_memory(&mut self, recorded: Recorded) {
         self.waiting_bytes += recorded.payload.len();
+        self.unrecorded += u64::from(recorded.position.is_none());
         self.waiting.push_back(recorded);
     }
 

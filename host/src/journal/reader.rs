@@ -56,23 +56,26 @@ impl Reader {
         Self { journal, old, last_old, loaded: None, channels: Vec::new() }
     }
 
-    /// Waits for entries and appends them. False once nothing more will come.
+    /// Waits for entries and appends them. False once nothing more will come: at the end that is what memory has, while
+    /// the disk keeps the rest for the next start.
     pub fn read(&mut self, into: &mut Vec<Recorded>) -> bool {
         if !self.old.is_empty() {
             self.look_at_old();
         }
         let before = into.len();
         while into.len() == before {
-            if self.loaded.is_some() {
+            let mut state = self.journal.lock();
+            if self.loaded.is_some() && !state.stopping {
+                drop(state);
                 self.hand_over_loaded(into);
                 continue;
             }
-            let mut state = self.journal.lock();
             if !state.waiting.is_empty() {
                 let count = state.waiting.len().min(BATCH);
                 for _ in 0..count {
                     let Some(recorded) = state.waiting.pop_front() else { break };
                     state.waiting_bytes -= recorded.payload.len();
+                    state.unrecorded -= u64::from(recorded.position.is_none());
                     if let Some(position) = recorded.position {
                         let frame = super::frame::frame_bytes(recorded.channel.len(), recorded.payload.len()) as u64;
                         state.ledger.hand_over(position, position.at + frame, recorded.received_at);
@@ -81,12 +84,15 @@ impl Reader {
                 }
                 continue;
             }
-            if let Some((name, from, to)) = state.ledger.next_unread() {
+            let unread = state.ledger.next_unread();
+            if let Some((name, from, to)) = unread
+                && !state.stopping
+            {
                 drop(state);
                 self.load(name, from, to);
                 continue;
             }
-            state.spilled = false;
+            state.spilled = unread.is_some();
             if state.closed {
                 return false;
             }
@@ -213,7 +219,8 @@ impl Reader {
         error!(segment = %path.display(), %cause, "a segment of the journal cannot be read; what it holds and is not stored is left there, the next start tries again");
         let mut state = self.journal.lock();
         state.damaged(0);
-        state.ledger.forget(name.number);
+        // What is written there from now on nobody would read, nor count.
+        state.abandoned |= state.ledger.forget(name.number);
     }
 
     fn channel(&mut self, name: &str) -> Arc<str> {

@@ -177,8 +177,9 @@ fn an_entry_larger_than_the_journal_passes_when_it_is_alone() {
     assert_eq!(read(&mut reader, 1)[0].payload.len(), 3 << 20);
 }
 
+/// What arrived used to be left in memory, and so was lost unless storage came back in time.
 #[test]
-fn told_to_stop_a_full_journal_leaves_the_rest_in_memory() {
+fn told_to_stop_a_full_journal_takes_what_arrived_before() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let (journal, mut writer, mut reader) = open(&small(directory.path()));
     writer.append([Recorded { payload: vec![b'x'; 1 << 20], ..entry(0) }]);
@@ -188,8 +189,63 @@ fn told_to_stop_a_full_journal_leaves_the_rest_in_memory() {
 
     drop(writer);
     let all = read(&mut reader, usize::MAX);
-    assert_eq!(numbers(&all), [0, 1, 2]);
-    assert!(all[0].position.is_some() && all[1].position.is_none());
+    assert_eq!((numbers(&all), journal.status().entries, journal.status().unrecorded), (vec![0, 1, 2], 3, 0));
+    assert!(all.iter().all(|entry| entry.position.is_some()));
+}
+
+#[test]
+fn what_a_broken_disk_does_not_take_before_the_end_is_counted_as_lost_until_it_is_handed_over() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("journal");
+    let (journal, mut writer, mut reader) = open(&config(&path));
+    std::fs::remove_dir_all(&path).expect("it is there");
+    std::fs::write(&path, "no directory").expect("it is writable");
+    journal.lock().abandoned = true;
+    journal.stop();
+
+    writer.append(entries(0..3));
+
+    assert_eq!(journal.status().unrecorded, 3);
+    drop(writer);
+    journal.finish(Instant::now());
+    assert_eq!((read(&mut reader, usize::MAX).len(), journal.status().unrecorded), (3, 0));
+}
+
+/// The end used to go through everything on disk first, for as long as the drain may take.
+#[test]
+fn told_to_stop_the_reader_leaves_what_the_disk_has_to_the_next_start() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (journal, mut writer, mut reader) = open(&config(directory.path()));
+    writer.append(entries(0..MOST_WAITING + 2000));
+    assert_eq!(read(&mut reader, MOST_WAITING + 1).len(), MOST_WAITING + 512, "a part of what was loaded");
+
+    journal.stop();
+    drop(writer);
+
+    assert!(read(&mut reader, usize::MAX).is_empty());
+    assert_eq!(left(&config(as_left_by_a_kill(directory.path()).path())).len(), MOST_WAITING + 2000);
+}
+
+/// What was written there used to be counted to another segment, or to none, and was never read.
+#[test]
+fn a_segment_that_cannot_be_read_is_not_written_to_any_more() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (journal, mut writer, mut reader) = open(&config(directory.path()));
+    writer.append(entries(0..MOST_WAITING + 10));
+    let file = segment_files(directory.path()).remove(0);
+    std::fs::rename(&file, directory.path().join("elsewhere")).expect("it is there");
+    let in_memory = read(&mut reader, MOST_WAITING);
+    let reading = std::thread::spawn(move || {
+        let all = read(&mut reader, 5);
+        (reader, all)
+    });
+    wait_until("it is given up", || journal.status().damages == 1);
+
+    writer.append(entries(20..25));
+
+    let (_reader, all) = reading.join().expect("it reads");
+    assert_eq!((in_memory.len(), numbers(&all), journal.status().entries), (MOST_WAITING, (20..25).collect(), 5));
+    assert_eq!(left(&config(as_left_by_a_kill(directory.path()).path())).len(), 5);
 }
 
 #[test]

@@ -52,7 +52,8 @@ impl Writer {
 
     /// Takes entries in: on disk, or in memory where the mode allows it and memory has room.
     ///
-    /// Waits while there is no room on disk. Told to stop meanwhile, it leaves them in memory and says so.
+    /// Waits while there is no room on disk. Told to stop meanwhile, it goes beyond the bound of the journal; what the disk
+    /// does not take then stays in memory, and is told.
     pub fn append(&mut self, entries: impl IntoIterator<Item = Recorded>) {
         let mut entries = entries.into_iter().peekable();
         if self.journal.config.mode == Mode::Spill {
@@ -85,7 +86,10 @@ impl Writer {
             if state.stopping {
                 let count = entries.len();
                 entries.into_iter().for_each(|entry| state.wait_in_memory(entry));
-                error!(count, "what arrived last could not be written to the journal, a kill now loses it");
+                error!(
+                    count,
+                    "what arrived last could not be written to the journal; what is not stored at the end is lost"
+                );
                 return;
             }
             if entries.len() > 1 && matches!(held, Held::Failed(_)) {
@@ -112,7 +116,7 @@ impl Writer {
         let mut state = self.journal.lock();
         state.write_problem = None;
         let oldest = entries.first().map_or(0, |entry| entry.received_at);
-        state.ledger.wrote(bytes, entries.len() as u64, oldest);
+        state.ledger.wrote(tail.name.number, bytes, entries.len() as u64, oldest);
         for (mut entry, start) in entries.into_iter().zip(self.starts.drain(..)) {
             if state.spilled || !state.has_room_for(entry.payload.len()) {
                 // What follows must not overtake what only the disk has.
@@ -134,8 +138,9 @@ impl Writer {
         let config = &self.journal.config;
         let (most, largest) = (config.max_bytes, config.segment_bytes());
         let state = self.journal.lock();
-        // An entry that is larger than the journal passes when it is alone.
-        let is_full = state.ledger.bytes() + bytes > most && !state.ledger.is_settled();
+        // An entry that is larger than the journal passes when it is alone. What arrived before the end is kept, too: there
+        // is no more than what waited for room, and the bound is no reason to lose it.
+        let is_full = state.ledger.bytes() + bytes > most && !state.ledger.is_settled() && !state.stopping;
         let begins = match &self.tail {
             // So that what is in it can go too, once it is settled.
             Some(tail) if is_full => tail.length > 0,

@@ -5,6 +5,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use storage_plugin_api::format_time;
 
 use super::fold::Entry;
@@ -116,8 +117,34 @@ pub enum DoneOutcome {
     Stored,
     /// It failed again.
     Parked,
+    /// It was edited while it was tried: whatever came of that, it is left as it is now.
+    Changed,
     /// There is no such letter any more.
     Gone,
+}
+
+/// A letter that was tried again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tried {
+    /// The letter.
+    pub id: String,
+    /// A hash of the payload that was tried.
+    pub payload_sha256: String,
+    /// How it fared.
+    pub outcome: Outcome,
+}
+
+impl Tried {
+    /// How the letter, as it is here, fared.
+    #[must_use]
+    pub fn new(letter: &Letter, outcome: Outcome) -> Self {
+        Self { id: letter.id.clone(), payload_sha256: payload_sha256(letter), outcome }
+    }
+}
+
+fn payload_sha256(letter: &Letter) -> String {
+    hex::encode(Sha256::digest(letter.current_payload()))
 }
 
 /// Who did something, and what they say of it.
@@ -202,7 +229,7 @@ impl Desk {
         self.act("edit", &ids, note, |index, letter| {
             let edited = edits[index].edited.clone();
             let more = json!({ "expression": note.detail, "letter": whole(letter), "edited": edited });
-            (more, Action::Edit { id: letter.id.clone(), edited }, DoneOutcome::Edited, None)
+            (more, Some(Action::Edit { id: letter.id.clone(), edited }), DoneOutcome::Edited, None)
         })
     }
 
@@ -213,20 +240,25 @@ impl Desk {
     pub fn drop_letters(&self, ids: &[String], note: &Note) -> io::Result<Vec<Done>> {
         self.act("drop", ids, note, |_, letter| {
             let more = json!({ "letter": whole(letter) });
-            (more, Action::Remove { id: letter.id.clone() }, DoneOutcome::Dropped, None)
+            (more, Some(Action::Remove { id: letter.id.clone() }), DoneOutcome::Dropped, None)
         })
     }
 
-    /// Notes how letters that were tried again fared: what is stored goes, what failed is parked.
+    /// Notes how letters that were tried again fared: what is stored goes, what failed is parked. One that was edited
+    /// meanwhile has not been tried as it is now, and stays.
     ///
     /// # Errors
     /// As of [`Self::edit`].
-    pub fn settle(&self, tried: &[(String, Outcome)], note: &Note) -> io::Result<Vec<Done>> {
-        let ids: Vec<String> = tried.iter().map(|(id, _)| id.clone()).collect();
-        self.act("retry", &ids, note, |index, letter| match &tried[index].1 {
+    pub fn settle(&self, tried: &[Tried], note: &Note) -> io::Result<Vec<Done>> {
+        let ids: Vec<String> = tried.iter().map(|tried| tried.id.clone()).collect();
+        self.act("retry", &ids, note, |index, letter| match &tried[index].outcome {
+            _ if tried[index].payload_sha256 != payload_sha256(letter) => {
+                let more = json!({ "outcome": "changed", "into": note.detail });
+                (more, None, DoneOutcome::Changed, None)
+            }
             Outcome::Stored => {
                 let more = json!({ "outcome": "stored", "into": note.detail });
-                (more, Action::Remove { id: letter.id.clone() }, DoneOutcome::Stored, None)
+                (more, Some(Action::Remove { id: letter.id.clone() }), DoneOutcome::Stored, None)
             }
             Outcome::Refused { reason, error } => {
                 let attempts = letter.attempts.saturating_add(1);
@@ -235,7 +267,7 @@ impl Desk {
                 });
                 let (id, reason, last_at) = (letter.id.clone(), reason.clone(), now());
                 let park = Action::Park { id, attempts, reason, error: error.clone(), last_at };
-                (more, park, DoneOutcome::Parked, Some(error.clone()))
+                (more, Some(park), DoneOutcome::Parked, Some(error.clone()))
             }
         })
     }
@@ -246,7 +278,7 @@ impl Desk {
         action: &str,
         ids: &[String],
         note: &Note,
-        each: impl Fn(usize, &Letter) -> (Value, Action, DoneOutcome, Option<String>),
+        each: impl Fn(usize, &Letter) -> (Value, Option<Action>, DoneOutcome, Option<String>),
     ) -> io::Result<Vec<Done>> {
         let mut log = self.destination.open();
         let snapshot = log.snapshot()?;
@@ -266,14 +298,14 @@ impl Desk {
             }
             audit.push_str(&said.to_string());
             audit.push('\n');
-            changes.push(change);
+            changes.extend(change);
             done.push(Done { id: id.clone(), outcome, error });
             if audit.len() >= ANSWER_BYTES {
                 log.audit(&std::mem::take(&mut audit))?;
                 log.change(&snapshot, &std::mem::take(&mut changes))?;
             }
         }
-        if !changes.is_empty() {
+        if !audit.is_empty() {
             log.audit(&audit)?;
             log.change(&snapshot, &changes)?;
         }
@@ -339,11 +371,13 @@ mod tests {
     fn what_fails_again_is_parked_and_what_is_stored_goes() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let desk = desk(&directory, &[b"a", b"b"]);
-        let [a, b] = [b"a", b"b"].map(|payload| letter(payload).id);
+        let [a, b] = [b"a", b"b"].map(|payload| letter(payload));
         let refused = Outcome::Refused { reason: "wrong_type".to_owned(), error: "no".to_owned() };
 
-        desk.settle(&[(a.clone(), Outcome::Stored), (b.clone(), refused)], &note("pg")).expect("it is writable");
+        let tried = [Tried::new(&a, Outcome::Stored), Tried::new(&b, refused)];
+        desk.settle(&tried, &note("pg")).expect("it is writable");
 
+        let [a, b] = [a.id, b.id];
         let parked = Filter { states: vec![Shown::Parked], ..Filter::default() };
         let selected = desk.select(&parked, 10, true).expect("it is readable");
         assert_eq!((selected.matched, &selected.letters[0]["id"]), (1, &json!(b)));
@@ -353,5 +387,25 @@ mod tests {
         );
         assert_eq!(selected.letters[0].get("payload"), None);
         assert!(desk.first_letters(&[a]).expect("it is readable").0.is_empty());
+    }
+
+    /// The letter used to be removed with the edit that had not been tried.
+    #[test]
+    fn a_letter_that_is_edited_while_it_is_tried_stays_as_it_is_then() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let desk = desk(&directory, &[b"a", b"b"]);
+        let [a, b] = [b"a", b"b"].map(|payload| letter(payload));
+        let edits = [&a, &b].map(|letter| Edit { id: letter.id.clone(), edited: "{}".to_owned() });
+        desk.edit(&edits, &note(".a")).expect("it is writable");
+
+        let refused = Outcome::Refused { reason: "wrong_type".to_owned(), error: "no".to_owned() };
+        let tried = [Tried::new(&a, Outcome::Stored), Tried::new(&b, refused)];
+        let done = desk.settle(&tried, &note("pg")).expect("it is writable");
+
+        assert!(done.iter().all(|done| done.outcome == DoneOutcome::Changed), "{done:?}");
+        let edited = Filter { states: vec![Shown::Edited], ..Filter::default() };
+        assert_eq!(desk.ids(&edited, 10).expect("it is readable"), [b.id, a.id]);
+        let audit = std::fs::read_to_string(directory.path().join("dead.audit.jsonl")).expect("it is there");
+        assert_eq!(audit.lines().filter(|line| line.contains(r#""outcome":"changed""#)).count(), 2);
     }
 }

@@ -3,13 +3,20 @@
 //! Every process that changes the files holds the lock beside them meanwhile, for a few milliseconds: the worker, and the
 //! commands where no worker runs. Who reads holds it only until the files are open; they are replaced, never rewritten.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use super::fold::{Entry, Snapshot};
+use super::fold::Snapshot;
 use super::line;
+
+/// How long to wait for the lock, which others hold for some milliseconds, or for a compaction.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks at it.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The files of the dead letters.
 #[derive(Debug)]
@@ -101,13 +108,29 @@ impl FileLog {
 
     /// The lock is let go of when the file is dropped.
     fn lock(&self) -> io::Result<File> {
+        self.lock_within(LOCK_PATIENCE)
+    }
+
+    fn lock_within(&self, patience: Duration) -> io::Result<File> {
         if let Some(directory) = directory(&self.path) {
             std::fs::create_dir_all(directory)?;
         }
         let path = beside(&self.path, ".lock");
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-        file.lock()?;
-        Ok(file)
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
+        let until = Instant::now() + patience;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::Error(error)) => return Err(error),
+                Err(TryLockError::WouldBlock) if Instant::now() >= until => {
+                    let (path, seconds) = (path.display(), patience.as_secs());
+                    let reason =
+                        format!("somebody else has held `{path}` for {seconds} s; find out who: `fuser {path}`");
+                    return Err(io::Error::new(ErrorKind::TimedOut, reason));
+                }
+                Err(TryLockError::WouldBlock) => sleep(LOCK_PAUSE),
+            }
+        }
     }
 
     /// The file at its end, opened again if somebody else replaced it or appended.
@@ -128,13 +151,8 @@ impl FileLog {
     /// Writes what is open to the older file, the newest letters first if there is not room for all, and begins a new one.
     fn compact(&mut self) -> io::Result<()> {
         let snapshot = Snapshot::of_files(self.files()?)?;
-        let mut bytes = 0;
-        let fits = |entry: &&Entry| {
-            bytes += Snapshot::size(entry);
-            bytes <= self.max_bytes
-        };
-        let mut kept: Vec<&Entry> = snapshot.entries().rev().take_while(fits).collect();
-        kept.reverse();
+        snapshot.tell_too_large(self.max_bytes);
+        let kept = snapshot.fitting(self.max_bytes);
         let dropped = snapshot.entries().count() - kept.len();
         let new = beside(&self.path, ".new");
         let mut file = io::BufWriter::new(File::create(&new)?);
@@ -267,6 +285,35 @@ mod tests {
         let payloads: Vec<Vec<u8>> = open(&log).into_iter().map(|letter| letter.payload).collect();
         assert_eq!(payloads.len() + dropped, 15, "{dropped} dropped");
         assert!(payloads.len() >= 3 && payloads.last().is_some_and(|last| last == b"39"), "{payloads:?}");
+    }
+
+    /// It used to take all others along.
+    #[test]
+    fn one_letter_that_is_too_large_costs_no_other() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let line = letter_text(&letter(b"00")).len() as u64 + 1;
+        let mut log = log(&directory, 5 * line);
+        let large = vec![b'x'; usize::try_from(6 * line).expect("small")];
+        let payloads = [b"10", b"11", &large[..], b"12", b"13"];
+
+        let dropped: usize = payloads.iter().map(|payload| append(&mut log, &letter_text(&letter(payload)))).sum();
+
+        let kept: Vec<Vec<u8>> = open(&log).into_iter().map(|letter| letter.payload).collect();
+        assert_eq!((kept, dropped), (vec![b"10".to_vec(), b"11".to_vec(), b"12".to_vec(), b"13".to_vec()], 1));
+    }
+
+    /// Whoever was stopped with the lock held used to stop everybody else.
+    #[test]
+    fn who_does_not_get_the_lock_in_time_is_told_who_has_it() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let log = log(&directory, 1 << 20);
+        let held = log.lock().expect("it is free");
+
+        let error = log.lock_within(Duration::from_millis(20)).expect_err("it is held");
+
+        assert!(error.kind() == ErrorKind::TimedOut && error.to_string().contains("dead.jsonl.lock"), "{error}");
+        drop(held);
+        log.lock_within(Duration::ZERO).expect("it is free again");
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 
+use tracing::warn;
+
 use super::line::{self, Action, Said};
 use super::stream::Lines;
 use super::{Letter, LetterState};
@@ -127,6 +129,31 @@ impl Snapshot {
         // After a compaction an edited letter is one line.
         let edited = entry.edited.as_ref().filter(|place| place.at != entry.place.at);
         (entry.place.bytes + edited.map_or(0, |place| place.bytes)) as u64
+    }
+
+    /// The letters, oldest first, that are kept where there is no more room than that: the newest, as far as they fit. One
+    /// for which there is no room left costs no older one that is smaller.
+    pub(super) fn fitting(&self, room: u64) -> Vec<&Entry> {
+        let mut left = room;
+        let fits = |entry: &&Entry| {
+            let rest = left.checked_sub(Self::size(entry));
+            left = rest.unwrap_or(left);
+            rest.is_some()
+        };
+        let mut kept: Vec<&Entry> = self.entries().rev().filter(fits).collect();
+        kept.reverse();
+        kept
+    }
+
+    /// Says of each letter that is larger than all may be together that it is dropped for that.
+    pub(super) fn tell_too_large(&self, max_bytes: u64) {
+        for entry in self.entries().filter(|entry| Self::size(entry) > max_bytes) {
+            let (id, bytes) = (&entry.letter.id, Self::size(entry));
+            warn!(
+                id,
+                bytes, max_bytes, "a dead letter is larger than `dead_letters.max_bytes`, it is dropped to make room"
+            );
+        }
     }
 
     /// How many bytes all lines take.

@@ -200,7 +200,7 @@ pub(super) mod tests {
 
     pub(crate) fn letter(payload: &[u8]) -> Letter {
         Letter {
-            id: id_of("evaluation:queued", payload),
+            id: id_of("evaluation:queued", payload, None),
             channel: "evaluation:queued".to_owned(),
             entry: None,
             payload: payload.to_vec(),

@@ -111,6 +111,7 @@ impl Log {
     /// Changes letters of a snapshot, all or none of them.
     pub(crate) fn change(&mut self, snapshot: &Snapshot, actions: &[Action]) -> io::Result<()> {
         match self {
+            _ if actions.is_empty() => Ok(()),
             Self::File(log) => {
                 let lines: String = actions.iter().map(|action| line::action_text(action) + "\n").collect();
                 let dropped = log.append(&lines)?;

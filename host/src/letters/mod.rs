@@ -26,7 +26,7 @@ pub(crate) use self::log::Log;
 /// An event that will not be tried again by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Letter {
-    /// The same for the same payload on the same channel, so a repeat is recognised.
+    /// The same for the same event, so a repeat is recognised.
     pub id: String,
     /// The channel of the event.
     pub channel: String,
@@ -88,9 +88,14 @@ impl Letter {
     }
 }
 
-/// The id of a dead letter.
+/// The id of a dead letter. `carried` is the id of its event, where that came with it and is not to be found in the payload:
+/// then the same payload may be that of another event.
 #[must_use]
-pub fn id_of(channel: &str, payload: &[u8]) -> String {
-    let hash = Sha256::new().chain_update(channel).chain_update([0]).chain_update(payload).finalize();
-    hex::encode(&hash[..12])
+pub fn id_of(channel: &str, payload: &[u8], carried: Option<&str>) -> String {
+    let mut hash = Sha256::new().chain_update(channel).chain_update([0]).chain_update(payload);
+    if let Some(event_id) = carried {
+        hash.update([0]);
+        hash.update(event_id);
+    }
+    hex::encode(&hash.finalize()[..12])
 }

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::Letter;
-use super::desk::{Desk, Done, DoneOutcome, Note};
+use super::desk::{Desk, Done, DoneOutcome, Note, Tried};
 use crate::source::fed::{Ended, Feed, Handed};
 
 /// Why letters were not tried.
@@ -28,7 +28,7 @@ pub async fn retry(desk: Desk, feed: Feed, ids: Vec<String>, note: Note) -> Resu
         let (reading, wanted) = (desk.clone(), left.clone());
         let (letters, looked_at) = blocking(move || reading.first_letters(&wanted)).await?;
         let outcomes = feed.hand(letters.iter().map(handed).collect()).await?;
-        let tried: Vec<_> = letters.iter().map(|letter| letter.id.clone()).zip(outcomes).collect();
+        let tried: Vec<_> = letters.iter().zip(outcomes).map(|(letter, outcome)| Tried::new(letter, outcome)).collect();
         let gone = left.drain(..looked_at).filter(|id| !letters.iter().any(|letter| letter.id == *id));
         done.extend(gone.map(|id| Done { id, outcome: DoneOutcome::Gone, error: None }));
         let (settling, note) = (desk.clone(), note.clone());

@@ -3,6 +3,7 @@
 //! An entry has one field, `letter` or `action`, with the line that a file would have. What is stored or dropped is removed
 //! with all that was said of it, so the stream holds what is open. Beside it `<key>:audit` has what was done.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 
@@ -113,31 +114,27 @@ impl StreamLog {
         Ok(())
     }
 
-    /// Makes room: removes what says nothing, and if that is not enough the oldest letters.
+    /// Makes room: removes what says nothing, and if that is not enough the oldest letters, and what is too large by itself.
     fn compact(&mut self, room: u64) -> io::Result<()> {
         let snapshot = self.snapshot()?;
-        let mut left: u64 = snapshot.entries().map(Snapshot::size).sum();
-        // What was removed by others may have made room enough.
-        let most = match left.saturating_add(room) <= self.max_bytes {
-            true => left,
+        let all: u64 = snapshot.entries().map(Snapshot::size).sum();
+        // What was removed by others may have made room enough. What is too large by itself does not get it.
+        let most = match all.saturating_add(room) <= self.max_bytes {
+            true => all,
+            false if room > self.max_bytes => self.max_bytes / 4 * QUARTERS_LEFT,
             false => (self.max_bytes / 4 * QUARTERS_LEFT).saturating_sub(room),
         };
-        let oldest: Vec<_> = snapshot
-            .entries()
-            .map_while(|entry| {
-                let is_dropped = left > most;
-                left = left.saturating_sub(if is_dropped { Snapshot::size(entry) } else { 0 });
-                is_dropped.then_some(entry)
-            })
-            .collect();
-        let removed: Vec<&str> = snapshot.spare().chain(oldest.iter().copied().flat_map(Snapshot::lines_of)).collect();
+        snapshot.tell_too_large(self.max_bytes);
+        let kept: HashSet<&str> = snapshot.fitting(most).into_iter().map(|entry| &*entry.letter.id).collect();
+        let (kept, dropped): (Vec<_>, Vec<_>) = snapshot.entries().partition(|entry| kept.contains(&*entry.letter.id));
+        let removed: Vec<&str> = snapshot.spare().chain(dropped.iter().copied().flat_map(Snapshot::lines_of)).collect();
         for some in removed.chunks(REMOVED_AT_ONCE) {
             let mut removing = pipe();
             remove(&mut removing, &self.letters.key, some);
             self.letters.ask(|connection| exec(&removing, connection))?;
         }
-        self.dropped += oldest.len();
-        self.bytes = Some(left);
+        self.dropped += dropped.len();
+        self.bytes = Some(kept.into_iter().map(Snapshot::size).sum());
         Ok(())
     }
 }

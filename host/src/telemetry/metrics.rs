@@ -48,8 +48,8 @@ pub struct Metrics {
 pub struct Handles {
     /// Deliveries taken from a source.
     pub events_received: Family<ChannelLabel, Counter>,
-    /// Events merged and confirmed, or handed to the confirmations that wait.
-    pub events_processed: Counter,
+    /// Events merged and confirmed, or handed to the confirmations that wait, by what their merge did.
+    pub events_processed: Family<ResultLabel, Counter>,
     /// Deliveries that are no valid event.
     pub events_rejected: Family<ReasonLabel, Counter>,
     /// Items of merges, by what became of them.
@@ -132,6 +132,13 @@ pub struct ChannelLabel {
 pub struct ReasonLabel {
     /// The reason.
     pub reason: &'static str,
+}
+
+/// What the merge of an event did, as its confirmation says.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ResultLabel {
+    /// `created`, `updated`, `repeated` or `accepted`.
+    pub result: &'static str,
 }
 
 /// A stream that is read.
@@ -260,7 +267,11 @@ impl Handles {
         registry.register("build", "What runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         Self {
             events_received: register!(Family::default(), "events_received", "Deliveries taken from a source"),
-            events_processed: register!(Counter::default(), "events_processed", "Events merged and confirmed"),
+            events_processed: register!(
+                Family::default(),
+                "events_processed",
+                "Events merged and confirmed, by result; those that were stored before are repeated"
+            ),
             events_rejected: register!(Family::default(), "events_rejected", "Deliveries that are no valid event"),
             merges: register!(Family::default(), "merges", "Items of merges, by what became of them"),
             merge_seconds: register!(

@@ -4,7 +4,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::telemetry::metrics::{Metrics, ReasonLabel};
+use super::settle::{ByResult, MergeResult};
+use crate::telemetry::metrics::{Metrics, ReasonLabel, ResultLabel};
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -43,13 +44,19 @@ pub(super) struct Counters {
     pub(super) confirmations: Counter,
     /// Confirmations that never will be.
     pub(super) confirmations_dropped: Counter,
+    /// Events that a backend took, by result, as they are shown.
+    shown: [prometheus_client::metrics::counter::Counter; MergeResult::ALL.len()],
     /// Where the same facts are shown.
     pub(super) metrics: Metrics,
 }
 
 impl Counters {
     pub(super) fn new(metrics: Metrics) -> Self {
-        Self { metrics, ..Self::default() }
+        let shown = MergeResult::ALL.map(|result| {
+            let label = ResultLabel { result: result.as_str() };
+            metrics.events_processed.get_or_create(&label).clone()
+        });
+        Self { shown, metrics, ..Self::default() }
     }
 
     pub(super) fn rejected(&self, reason: &'static str) {
@@ -57,9 +64,11 @@ impl Counters {
         self.metrics.events_rejected.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    pub(super) fn processed(&self, events: usize) {
-        self.processed.add(events);
-        self.metrics.events_processed.inc_by(events as u64);
+    pub(super) fn processed(&self, results: &ByResult) {
+        self.processed.add(results.all());
+        for (shown, events) in self.shown.iter().zip(results.each()) {
+            shown.inc_by(events as u64);
+        }
     }
 
     pub(super) fn dead_letter(&self, reason: &'static str) {

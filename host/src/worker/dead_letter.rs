@@ -13,7 +13,8 @@ use super::confirm::Acknowledge;
 use super::counters::Counters;
 use super::queue::{Budget, Held};
 use super::taken::Origin;
-use crate::event::identity::Identity;
+use crate::event::decode::Arrival;
+use crate::event::identity::{Identity, identify};
 use crate::letters::line::letter_text;
 use crate::letters::{Destination, Letter, LetterState, Log, id_of};
 use crate::source::Token;
@@ -42,9 +43,12 @@ pub(super) struct DeadLetter {
 impl DeadLetter {
     fn into_letter(self, sources: &Acknowledge) -> Letter {
         let Self { origin, identity, reason, error, attempts, last_at, generation } = self;
+        let alone = Arrival { received_at: origin.received_at, entry_time: None, event_id: None };
+        let own = identify(&origin.channel, None, &origin.payload, alone).event_id;
+        let carried = Some(&*identity.event_id).filter(|event_id| **event_id != *own);
         let entry = origin.token.and_then(|token| sources.sources[origin.source].entry(token));
         Letter {
-            id: id_of(&origin.channel, &origin.payload),
+            id: id_of(&origin.channel, &origin.payload, carried),
             channel: origin.channel.to_string(),
             entry,
             payload: origin.payload,
@@ -219,5 +223,36 @@ impl Settled {
     fn of(DeadLetter { origin, reason, error, .. }: &DeadLetter) -> Self {
         let token = origin.token.map(|token| (origin.source, token));
         Self { held: origin.held(), token, reason, error: error.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(payload: &str, carried: Option<&str>) -> String {
+        let arrival = Arrival { received_at: 7, entry_time: None, event_id: carried };
+        let identity = identify("c", None, payload.as_bytes(), arrival);
+        let (channel, payload) = ("c".into(), payload.as_bytes().to_vec());
+        let origin = Origin { channel, payload, received_at: 7, source: 0, token: None, is_letter: false };
+        let (reason, error) = ("missing_field", String::new());
+        let letter = DeadLetter { origin, identity, reason, error, attempts: 0, last_at: 7, generation: 1 };
+        letter.into_letter(&Acknowledge { sources: Vec::new() }).id
+    }
+
+    /// Two entries of a stream with the same fields and ids of their own used to be one letter.
+    #[test]
+    fn events_with_ids_of_their_own_are_letters_of_their_own() {
+        let payload = r#"{"eval_id":"a"}"#;
+        let plain = id(payload, None);
+        let worked_out =
+            identify("c", None, payload.as_bytes(), Arrival { received_at: 7, entry_time: None, event_id: None });
+
+        assert_eq!(plain, id_of("c", payload.as_bytes(), None));
+        assert_eq!(id(payload, Some(&worked_out.event_id)), plain, "as a bridge carries it");
+        assert_ne!(id(payload, Some("1")), plain);
+        assert_ne!(id(payload, Some("1")), id(payload, Some("2")));
+        let named = r#"{"eval_id":"a","event_id":"e"}"#;
+        assert_eq!(id(named, Some("1")), id(named, Some("2")), "the payload's own id is the event's");
     }
 }

@@ -16,7 +16,7 @@ use super::gather::{self, Item};
 use super::queue::{Held, LaneQueue};
 use super::retry::{Backoff, Scope, Verdict, Witness, judge};
 use super::served::Served;
-use super::settle::{Confirmations, MergeResult, Receipt};
+use super::settle::{ByResult, Confirmations, MergeResult, Receipt};
 use super::taken::{Company, Taken};
 use super::{Shared, source_now};
 use crate::event::identity::Identity;
@@ -224,8 +224,14 @@ impl Lane {
 
     /// Confirms what was persisted, gives up what never will be, and keeps the rest.
     fn settle(&mut self, served: &Served, fates: Vec<Fate>) -> Option<Error> {
-        let persisted = fates.iter().filter(|fate| matches!(fate, Fate::Persisted(_))).count();
-        self.shared.counters.processed(persisted);
+        let mut results = ByResult::default();
+        for fate in &fates {
+            if let Fate::Persisted(receipt) = fate {
+                results.add(receipt.result);
+            }
+        }
+        let persisted = results.all();
+        self.shared.counters.processed(&results);
         let tried = fates.iter().filter(|fate| !matches!(fate, Fate::Stays)).count();
         let witness = match (persisted, tried) {
             (0, ..=1) => Witness::Absent,

@@ -122,7 +122,8 @@ struct Groups {
 /// What a drain left behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Left {
-    /// Deliveries that were taken, are neither persisted nor dead letters, and will not come again.
+    /// Deliveries that were taken, or wait in the memory of a journal, are neither persisted nor dead letters, and will
+    /// not come again.
     pub deliveries: u64,
     /// Confirmations that were not published, nor ever will be.
     pub confirmations: usize,
@@ -271,17 +272,19 @@ impl Worker {
         self.shared.postbox.abort();
     }
 
-    /// What is taken and not settled.
+    /// What is taken, or waits in memory, and is not settled.
     #[must_use]
     pub fn left(&self) -> Left {
         let counters = &self.shared.counters;
         let settled = counters.processed.get() + counters.dead_letters.get();
         let all = counters.taken.get().saturating_sub(settled);
         let kept = counters.taken_kept.get().saturating_sub(counters.settled_kept.get()).min(all);
+        let journals = self.sources.iter().filter_map(|(_, control)| control.status().journal);
+        let unrecorded: u64 = journals.map(|journal| journal.unrecorded).sum();
         let (confirmations, confirmations_kept) = self.shared.outbox.left();
         let kept_confirmations = u64::try_from(confirmations_kept).unwrap_or(u64::MAX);
         Left {
-            deliveries: all - kept,
+            deliveries: all - kept + unrecorded,
             confirmations: confirmations.saturating_sub(confirmations_kept),
             kept: kept + kept_confirmations,
         }

@@ -30,8 +30,30 @@ pub(super) enum MergeResult {
     Accepted,
 }
 
+/// How many events had each result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ByResult([usize; MergeResult::ALL.len()]);
+
+impl ByResult {
+    pub(super) fn add(&mut self, result: MergeResult) {
+        self.0[result as usize] += 1;
+    }
+
+    /// In the order of [`MergeResult::ALL`].
+    pub(super) fn each(&self) -> [usize; MergeResult::ALL.len()] {
+        self.0
+    }
+
+    pub(super) fn all(&self) -> usize {
+        self.0.iter().sum()
+    }
+}
+
 impl MergeResult {
-    fn as_str(self) -> &'static str {
+    /// Each, in the order in which they are declared.
+    pub(super) const ALL: [Self; 4] = [Self::Created, Self::Updated, Self::Repeated, Self::Accepted];
+
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
             Self::Updated => "updated",

@@ -43,6 +43,25 @@ fn every_delivery_is_confirmed_with_what_the_merge_did() {
     assert_eq!(first.body["generation"], 1);
 }
 
+/// Repeats used to be counted together with what was new.
+#[test]
+fn events_are_counted_by_what_the_merge_did() {
+    let fixture = Fixture::start(&config(), Arc::new(Scripted::healthy()));
+
+    fixture.publish(&[("a", "1"), ("b", "1"), ("c", "1")]);
+    fixture.confirmations.wait_for(3, SOON);
+    fixture.publish(&[("a", "1"), ("b", "1")]);
+    fixture.confirmations.wait_for(5, SOON);
+    fixture.publish(&[("a", "2")]);
+    fixture.confirmations.wait_for(6, SOON);
+
+    let text = fixture.metrics.encode();
+    for (result, events) in [("created", 3), ("updated", 1), ("repeated", 2), ("accepted", 0)] {
+        let line = format!("storage_worker_events_processed_total{{result=\"{result}\"}} {events}");
+        assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
+    }
+}
+
 #[test]
 fn confirmations_are_kept_in_order_while_redis_is_away() {
     let waits = Arc::new(AtomicBool::new(true));

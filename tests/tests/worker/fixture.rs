@@ -34,6 +34,7 @@ pub(crate) struct Fixture {
     pub(crate) worker: Worker,
     pub(crate) confirmations: Confirmations,
     pub(crate) redis: RedisServer,
+    pub(crate) metrics: Metrics,
     runtime: Runtime,
     directory: TempDir,
 }
@@ -75,6 +76,7 @@ impl Fixture {
         let rows = EventRows::default();
         let channels = rows.channels().map(ToOwned::to_owned).collect::<Vec<_>>();
         let pubsub = PubSub::new(client.clone(), channels, runtime.handle()).expect("make a source");
+        let metrics = Metrics::new();
         let parts = Parts {
             sources: vec![Box::new(pubsub) as Box<dyn Source>],
             rows,
@@ -82,10 +84,10 @@ impl Fixture {
             parallel_calls: 64,
             redis: client,
             dead_letters,
-            metrics: Metrics::new(),
+            metrics: metrics.clone(),
         };
         let worker = Worker::start(config, parts, runtime.handle()).expect("start the worker");
-        let fixture = Self { worker, confirmations, redis, runtime, directory };
+        let fixture = Self { worker, confirmations, redis, metrics, runtime, directory };
         fixture.wait_for_subscription();
         fixture
     }

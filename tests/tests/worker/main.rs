@@ -4,5 +4,6 @@ mod confirming;
 mod drain;
 mod fixture;
 mod limits;
+mod replay;
 mod retry;
 mod scripted;

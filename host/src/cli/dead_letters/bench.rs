@@ -9,10 +9,9 @@ use super::super::UsageError;
 use crate::config::Loaded;
 use crate::http::client::{Client, ClientError};
 use crate::http::handing::{EditLetters, Select, SettleLetters, SomeLetters};
-use crate::letters::desk::{Desk, Done, Edit, Filter, Note, Selected};
+use crate::letters::desk::{Desk, Done, Edit, Filter, Note, Selected, Tried};
 use crate::letters::line::letter_of;
 use crate::letters::{Destination, Letter};
-use crate::source::fed::Outcome;
 
 /// See the head of this file.
 pub(super) enum Bench {
@@ -92,7 +91,7 @@ impl Bench {
         }
     }
 
-    pub(super) fn settle(&self, tried: &[(String, Outcome)], note: &Note) -> anyhow::Result<Vec<Done>> {
+    pub(super) fn settle(&self, tried: &[Tried], note: &Note) -> anyhow::Result<Vec<Done>> {
         match self {
             Self::Worker(client) => ask(client, "settle", &SettleLetters { tried: tried.to_vec(), note: note.clone() }),
             Self::Here(desk) => Ok(desk.settle(tried, note)?),

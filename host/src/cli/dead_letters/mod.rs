@@ -21,7 +21,7 @@ use crate::config::Loaded;
 use crate::event::decode::Limits;
 use crate::http;
 use crate::letters::Letter;
-use crate::letters::desk::{Done, DoneOutcome, Filter, Note, Shown};
+use crate::letters::desk::{Done, DoneOutcome, Filter, Note, Shown, Tried};
 use crate::letters::line::letter_text;
 use crate::replay::into::Into as Merging;
 use crate::replay::record::Record;
@@ -298,12 +298,8 @@ fn stopped(what: &str, letters: usize) -> String {
 fn retry_into(bench: &Bench, loaded: &Loaded, ids: &[String], name: &str) -> anyhow::Result<Vec<Done>> {
     let storage = Storage::named(loaded, &[name], Access::Write)?;
     let config = &loaded.config;
-    let merging = Merging {
-        rows: &config.events,
-        limits: Limits { max_payload_bytes: config.worker.max_payload_bytes },
-        backend: &*storage.first().backend,
-        call_timeout: config.storage.call_timeout,
-    };
+    let limits = Limits { max_payload_bytes: config.worker.max_payload_bytes };
+    let merging = Merging::new(&config.events, limits, &*storage.first().backend, config.storage.call_timeout);
     in_chunks("tried", ids, |ids| {
         let (mut done, mut left) = (Vec::new(), ids);
         while !left.is_empty() {
@@ -316,11 +312,12 @@ fn retry_into(bench: &Bench, loaded: &Loaded, ids: &[String], name: &str) -> any
                 time: Some(letter.time),
             };
             let records: Vec<Record> = letters.iter().map(record).collect();
-            let fared = merging.merge(&records, 0).into_iter().map(|refused| match refused {
+            let fared = merging.merge(&records, 0)?.into_iter().map(|refused| match refused {
                 None => Outcome::Stored,
                 Some(refused) => Outcome::Refused { reason: refused.reason, error: refused.error },
             });
-            let tried: Vec<_> = letters.iter().map(|letter| letter.id.clone()).zip(fared).collect();
+            let tried: Vec<_> =
+                letters.iter().zip(fared).map(|(letter, outcome)| Tried::new(letter, outcome)).collect();
             done.extend(bench.settle(&tried, &note(Some(name)))?);
         }
         Ok(done)
@@ -338,6 +335,7 @@ fn answer(format: Output, done: &[Done]) -> anyhow::Result<ExitCode> {
                 (DoneOutcome::Stored, "stored"),
                 (DoneOutcome::Dropped, "dropped"),
                 (DoneOutcome::Parked, "failed again and parked"),
+                (DoneOutcome::Changed, "edited meanwhile and left"),
                 (DoneOutcome::Gone, "gone meanwhile"),
             ];
             let said: Vec<String> = (outcomes.iter())

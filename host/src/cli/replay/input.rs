@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
+use super::super::UsageError;
 use crate::journal::Position;
 use crate::journal::archive::{Archive, Archived};
 use crate::replay::record::Record;
@@ -81,6 +82,12 @@ impl Input {
             Self::Lines { reader, offset, line } => {
                 let (at, lines) = next.split_once(':').context("the position to go on from is none")?;
                 (*offset, *line) = (at.parse()?, lines.parse()?);
+                let length = reader.get_ref().metadata()?.len();
+                if *offset > length {
+                    bail!(UsageError(format!(
+                        "the position is behind {offset} bytes, and the file has {length}: it is not the one that was replayed; replay it from its beginning, with another file for the position"
+                    )));
+                }
                 reader.seek(SeekFrom::Start(*offset))?;
             }
         }
@@ -134,10 +141,10 @@ impl Input {
                         *offset += reader.skip_until(b'\n')? as u64;
                     }
                     *line += 1;
-                    bytes += read;
                     if text.trim_ascii().is_empty() {
                         continue;
                     }
+                    bytes += read;
                     let place = Place { name: format!("line {line}"), next: format!("{offset}:{line}") };
                     let record = if is_cut { Err("it is too long".to_owned()) } else { Record::parse(&text) };
                     found.push((place, record));
@@ -145,5 +152,40 @@ impl Input {
                 Ok(found)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn input(text: &str) -> Input {
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        file.write_all(text.as_bytes()).and_then(|()| file.rewind()).expect("it is writable");
+        Input::lines(file)
+    }
+
+    /// So many used to be a batch, and an empty batch the end.
+    #[test]
+    fn blank_lines_are_passed_over_however_many_there_are() {
+        let mut input = input(&("\n".repeat(BATCH_BYTES + 1) + "{}\n"));
+
+        let found = input.read(10).expect("it is readable");
+
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].0.name, format!("line {}", BATCH_BYTES + 2));
+        assert!(input.read(10).expect("it is readable").is_empty());
+    }
+
+    /// Of a shorter file nothing used to be read, and that passed for its end.
+    #[test]
+    fn a_position_beyond_the_file_is_refused() {
+        let mut input = input("{}\n{}\n");
+
+        let error = input.skip_to("7:3").expect_err("it has 6 bytes");
+
+        assert!(error.is::<UsageError>() && error.to_string().contains("the file has 6"), "{error}");
+        input.skip_to("6:2").expect("its end is a position");
+        assert!(input.read(10).expect("it is readable").is_empty());
     }
 }

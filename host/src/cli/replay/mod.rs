@@ -34,6 +34,8 @@ const BATCH: usize = 256;
 const NO_TIME: i64 = -1;
 /// What a worker answers while storage takes nothing.
 const UNAVAILABLE: u16 = 503;
+/// What is said of a replay that ends before its input does.
+const STOPPED: &str = "the replay has stopped; it may be run again";
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -97,17 +99,16 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
     let config = &loaded.config;
     let at = time("--at", arguments.at.as_deref())?;
     let limits = Limits { max_payload_bytes: config.worker.max_payload_bytes };
+    let name = name(arguments, config)?;
     let storage = arguments.into.as_ref().map(|name| Storage::named(&loaded, &[name], Access::Write)).transpose()?;
     let target = match &storage {
-        Some(storage) => Target::Backend(Merging {
-            rows: &config.events,
-            limits,
-            backend: &*storage.first().backend,
-            call_timeout: config.storage.call_timeout,
-        }),
+        Some(storage) => {
+            let backend = &*storage.first().backend;
+            Target::Backend(Merging::new(&config.events, limits, backend, config.storage.call_timeout))
+        }
         None => Target::Worker(worker(config)?),
     };
-    let mut progress = Progress::load(arguments.resume.as_deref(), &input_name(arguments)?)?;
+    let mut progress = Progress::load(arguments.resume.as_deref(), &name)?;
     let mut input = open(arguments, config)?;
     if let Some(next) = progress.next() {
         input.skip_to(next)?;
@@ -199,7 +200,8 @@ impl Target<'_> {
     fn take_some(&self, records: &[Record]) -> anyhow::Result<Vec<Option<String>>> {
         match self {
             Self::Backend(merging) => {
-                Ok(merging.merge(records, NO_TIME).into_iter().map(|reject| Some(reject?.error)).collect())
+                let merged = merging.merge(records, NO_TIME).context(STOPPED)?;
+                Ok(merged.into_iter().map(|refused| Some(refused?.error)).collect())
             }
             Self::Worker(client) => {
                 let mut refused: Vec<Option<String>> = vec![None; records.len()];
@@ -234,7 +236,7 @@ fn hand_over(client: &Client, records: &[Record]) -> anyhow::Result<Replayed> {
                 tracing::warn!(reason = detail, "the worker did not store events yet, will try again");
                 std::thread::sleep(PAUSE);
             }
-            Err(error) => return Err(anyhow::Error::new(error).context("the replay has stopped; it may be run again")),
+            Err(error) => return Err(anyhow::Error::new(error).context(STOPPED)),
         }
     }
 }
@@ -245,24 +247,38 @@ fn worker(config: &Config) -> anyhow::Result<Client> {
     Ok(client)
 }
 
-fn input_name(arguments: &Arguments) -> anyhow::Result<String> {
+/// What is replayed and where to: a position is good for that and nothing else.
+fn name(arguments: &Arguments, config: &Config) -> anyhow::Result<String> {
     let canonical = |path: &Path| path.canonicalize().with_context(|| format!("cannot open `{}`", path.display()));
     let range = || {
         let [from, to] = [&arguments.from, &arguments.to].map(Option::as_deref);
         format!("from {} to {}", from.unwrap_or("-"), to.unwrap_or("+"))
     };
-    Ok(match (&arguments.stream, &arguments.journal, &arguments.file) {
-        (Some(key), _, _) => format!("stream {key} {}", range()),
+    let input = match (&arguments.stream, &arguments.journal, &arguments.file) {
+        (Some(key), _, _) => format!("stream {key} at {} {}", redis_client(config)?.address(), range()),
         (None, Some(path), _) => format!("journal {} {}", canonical(path)?.display(), range()),
         (None, None, Some(path)) if path.as_os_str() != "-" => format!("file {}", canonical(path)?.display()),
+        (None, None, _) if arguments.resume.is_some() => {
+            bail!(UsageError(
+                "standard input has no position to go on from; replay a file, or leave out `--resume`".to_owned()
+            ))
+        }
         (None, None, _) => "standard input".to_owned(),
+    };
+    Ok(match &arguments.into {
+        Some(backend) => format!("{input} into backend {backend}"),
+        None => format!("{input} through the worker at {}", config.admin.listen),
     })
+}
+
+fn redis_client(config: &Config) -> Result<RedisClient, UsageError> {
+    RedisClient::new(&config.redis).map_err(|error| UsageError(error.to_string()))
 }
 
 fn open(arguments: &Arguments, config: &Config) -> anyhow::Result<Input> {
     match (&arguments.stream, &arguments.journal, &arguments.file) {
         (Some(key), _, _) => {
-            let client = RedisClient::new(&config.redis).map_err(|error| UsageError(error.to_string()))?;
+            let client = redis_client(config)?;
             let from = stream_end("--from", arguments.from.as_deref().unwrap_or("-"))?;
             let to = stream_end("--to", arguments.to.as_deref().unwrap_or("+"))?;
             let mut connection = client.blocking_connection(Some(key))?;

@@ -19,6 +19,7 @@ const MOST_NAMED: u64 = 20;
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Position {
+    /// What was replayed, and where to.
     input: String,
     next: Option<String>,
     stored: u64,
@@ -35,7 +36,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Where a replay of this input ended before, if a file says so.
+    /// Where a replay of this name ended before, if a file says so.
     pub(super) fn load(file: Option<&Path>, input: &str) -> anyhow::Result<Self> {
         let new = || Position { input: input.to_owned(), ..Position::default() };
         let position = match file.map(|path| (path, std::fs::read(path))) {
@@ -44,8 +45,10 @@ impl Progress {
                 let position: Position = serde_json::from_slice(&bytes)
                     .map_err(|error| UsageError(format!("`{shown}` holds no position of a replay: {error}")))?;
                 if position.input != input {
-                    let message =
-                        format!("`{shown}` holds the position in another input, {}; name another file", position.input);
+                    let message = format!(
+                        "`{shown}` holds the position of another replay, {}; this one is {input}; name another file",
+                        position.input
+                    );
                     return Err(UsageError(message).into());
                 }
                 position

@@ -110,7 +110,7 @@ fn a_range_of_times_is_replayed_resumed_and_damage_is_named() {
     assert_eq!((&none["stored"], &some["stored"], &more["stored"]), (&json!(0), &json!(20), &json!(20)));
     let other =
         replay(&setup, "journal", &[&into[..], &["--resume", &position, "--from", "2025-01-01T00:00:00Z"]].concat());
-    assert!(String::from_utf8_lossy(&other.stderr).contains("another input"), "it is another range");
+    assert!(String::from_utf8_lossy(&other.stderr).contains("another replay"), "it is another range");
     answer(&other, 2);
     let segment = segments(&setup).into_iter().find(|path| fs::metadata(path).is_ok_and(|file| file.len() > 0));
     let segment = segment.expect("what was settled last is still there");

@@ -67,6 +67,28 @@ fn a_full_journal_makes_the_worker_unready_and_it_recovers_without_a_restart() {
     assert!(setup.dead_letters().is_empty());
 }
 
+/// What had arrived and found no room used to be lost without a word.
+#[test]
+fn a_full_journal_keeps_what_arrived_before_the_end() {
+    let redis = RedisServer::start();
+    let setup = setup(&redis).set("journal.max_bytes", "1MiB").set("worker.drain_timeout", "500ms");
+    take_storage_away(&setup);
+    let worker = setup.start_unready();
+    wait_until_subscribed(&redis, &worker);
+    Publisher::new(&redis).publish(&events(0..300, 10_000));
+    wait_until_full(&worker);
+
+    let (_, log) = worker.terminate(SOON);
+
+    let kept = log.find("the journal keeps what is not stored, the next start delivers it").expect("it says so");
+    assert_eq!(kept["entries"], 300, "{log}");
+    let confirmations = Confirmations::listen(&redis);
+    give_storage_back(&setup);
+    let worker = setup.start_unready();
+    let confirmed = confirmations.wait_for(300, SOON);
+    assert_stored(&worker, &confirmed.iter().map(|confirmation| confirmation.about()).collect());
+}
+
 /// Redis keeps what a subscriber does not read up to a limit, and then hangs up.
 #[test]
 fn a_subscription_that_redis_ends_meanwhile_is_explained_and_the_gap_is_counted() {

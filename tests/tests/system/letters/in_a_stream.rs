@@ -97,6 +97,32 @@ fn a_key_of_another_type_holds_the_letters() {
     assert_held_until(&redis, &worker, "something else than a stream", || command(&["DEL", LETTERS]));
 }
 
+/// It used to cost all others.
+#[test]
+fn a_letter_that_is_larger_than_the_bound_costs_no_other() {
+    let redis = RedisServer::start();
+    let worker = setup(&redis, "memory").set("dead_letters.max_bytes", "8KiB").start();
+    let mut events = Stream::new(&redis, EVENTS);
+    let large = Sent::new("evaluation:queued", &json!({"eval_id": "large", "source": "x".repeat(20_000)}));
+
+    for (count, event) in [bad("a"), bad("b"), large, bad("c")].into_iter().enumerate() {
+        events.add(&[event]);
+        eventually(SOON, "it to be a letter", || {
+            let letters = worker.http().metric("storage_worker_dead_letters_total", &[]);
+            letters == f64::from(u32::try_from(count + 1).expect("few"))
+        });
+    }
+
+    let kept = lines(&redis, LETTERS);
+    assert!(
+        kept.len() == 3 && ["\"a\"", "\"b\"", "\"c\""].iter().zip(&kept).all(|(id, line)| line.contains(id)),
+        "{kept:?}"
+    );
+    assert_eq!(worker.http().metric("storage_worker_dead_letters_dropped_total", &[]), 1.0);
+    let told = "a dead letter is larger than `dead_letters.max_bytes`, it is dropped to make room";
+    assert!(worker.log().find(told).is_some(), "{}", worker.log());
+}
+
 #[test]
 fn a_full_redis_holds_the_letters() {
     let redis = RedisServer::start();

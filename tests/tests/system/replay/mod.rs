@@ -1,5 +1,7 @@
 //! `replay`: what is taken once more, from a stream or from lines, comes to the same.
 
+mod options;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Output;
@@ -145,7 +147,7 @@ fn lines_go_through_the_worker_are_confirmed_and_bad_ones_are_named() {
     assert_eq!(answer(&resumed, 1)["stored"], 3, "it goes on behind what was replayed");
     assert_eq!(confirmations.wait_for(3, SOON).len(), 3);
     let other = replay(&setup, &[&["--stream", STREAM], &resume[..]].concat());
-    assert!(other.status.code() == Some(2) && errors(&other).contains("another input"), "{}", errors(&other));
+    assert!(other.status.code() == Some(2) && errors(&other).contains("another replay"), "{}", errors(&other));
     worker.terminate(SOON);
     let nobody = replay(&setup, &[file]);
     assert!(nobody.status.code() == Some(1) && errors(&nobody).contains("--into"), "{}", errors(&nobody));
