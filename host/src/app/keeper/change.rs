@@ -1,7 +1,8 @@
 //! One change of storage from beginning to end: from the tree that is in use to the one that the configuration asks for.
 //!
 //! What can be opened beside the old tree is; lanes notice nothing. They are held only where they must be: while a backend
-//! is handed over to itself, and for a last look at a fallback, or a store in memory, that goes. `storage/change.rs` says what is carried over.
+//! is handed over to itself, and for a last look at a fallback, or a store in memory, that goes. `storage/change.rs` says
+//! what is carried over.
 
 use std::sync::Arc;
 use std::thread;
