@@ -88,9 +88,10 @@ fn a_new_backend_that_does_not_answer_holds_up_no_events_while_another_is_handed
 fn nobody_comes_into_a_tree_whose_fallback_is_looked_at_for_the_last_time() {
     let redis = RedisServer::start();
     let setup = with_waiting(two_stores(&redis), "merge")
-        .set("backends.main.plugin", "cached-composite")
-        .set("backends.main.children.primary", "far")
-        .set("backends.main.children.fallback", "disk")
+        .set("backends.both.plugin", "cached-composite")
+        .set("backends.both.children.primary", "far")
+        .set("backends.both.children.fallback", "disk")
+        .set("storage.backend", "both")
         .set("backends.disk.plugin", "file");
     let disk = setup.path("disk").display().to_string();
     let setup = setup.set("backends.disk.options.path", disk).set("storage.call_timeout", "100s");
