@@ -261,7 +261,7 @@ pub trait OpenBackend: Backend + Sized {
     ///
     /// # Errors
     /// `Configuration` stops a start; `Unavailable` is tried again. A backend that claims `exclusive` refuses by one of them
-    /// what another instance has open.
+    /// what another instance has open; a layer leaves that to its children.
     fn open(options: Self::Options, opening: Opening) -> Result<Self>;
 }
 

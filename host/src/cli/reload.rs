@@ -57,7 +57,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<Exit
 }
 
 fn text(reloaded: &Reloaded) -> String {
-    let Reloaded { generation, opened, closed, restart } = reloaded;
+    let Reloaded { generation, opened, closed, restart, notes } = reloaded;
     let mut lines = Vec::new();
     if opened.is_empty() && closed.is_empty() {
         lines.push(format!("no backend changed; generation {generation} is in force"));
@@ -72,5 +72,6 @@ fn text(reloaded: &Reloaded) -> String {
     if !restart.is_empty() {
         lines.push(format!("changed, and in force only after a restart: {}", restart.join(", ")));
     }
+    lines.extend(notes.iter().cloned());
     lines.join("\n")
 }

@@ -3,15 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use storage_plugin_api::{Backend, Call, Query};
+use storage_plugin_api::{Backend, Call, Capabilities, Query};
+use tracing::warn;
 
 use super::guard::Guard;
 use super::plan::{Edge, Plan};
 use super::reload::ReloadError;
 use super::tree::{CloseFailure, Node, Tree};
 
+/// The plugin whose stores hold nothing outside of the process: what one of them holds ends with it.
+const IN_MEMORY: &str = "memory";
+
 /// The opened backends of another tree that stand in a new one as they are.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Carried(Vec<Option<Arc<Guard>>>);
 
 impl Carried {
@@ -37,6 +41,10 @@ impl Carried {
 
     pub(crate) fn guard(&self, node: usize) -> Option<&Arc<Guard>> {
         self.0[node].as_ref()
+    }
+
+    pub(crate) fn add(&mut self, node: usize, guard: Arc<Guard>) {
+        self.0[node] = Some(guard);
     }
 
     pub(crate) fn has(&self, guard: &Arc<Guard>) -> bool {
@@ -69,10 +77,49 @@ impl Carried {
     }
 }
 
+impl Plan {
+    /// Closes what was opened beside what is there already.
+    pub(crate) fn close_new(&self, opened: &Carried, there: &Carried) {
+        for failure in self.tree_of(opened).close_rest(there, self.config.close_timeout) {
+            warn!(backend = %failure.instance, reason = failure.reason, "storage.close_failed");
+        }
+    }
+
+    pub(crate) fn tree_of(&self, opened: &Carried) -> Tree {
+        let mut tree = Tree::new(&self.config, self.read_only);
+        let guards = (0..self.nodes.len()).filter_map(|index| Some((index, opened.guard(index)?)));
+        tree.nodes.extend(guards.map(|(index, guard)| Node::new(self, index, Arc::clone(guard))));
+        tree
+    }
+
+    /// The nodes that are not there before these are opened: they, and what stands on them.
+    pub(crate) fn standing_on(&self, names: &[Arc<str>]) -> Vec<bool> {
+        let mut is_late: Vec<bool> = Vec::with_capacity(self.nodes.len());
+        for planned in &self.nodes {
+            is_late.push(names.contains(&planned.name) || planned.children.iter().any(|edge| is_late[edge.node]));
+        }
+        is_late
+    }
+}
+
 impl Tree {
     /// Closes the backends that are not carried over into another tree.
     pub(crate) fn close_rest(&self, carried: &Carried, budget: Duration) -> Vec<CloseFailure> {
         self.close_but(&|guard| carried.has(guard), budget)
+    }
+
+    /// What would be gone with a change, or be stored nowhere else: stores in memory that are opened anew or not at all,
+    /// and the fallbacks that a plan has no place for.
+    pub(crate) fn left_behind(&self, carried: &Carried, plan: &Plan) -> Vec<Arc<Guard>> {
+        // Under a durable root it is a copy.
+        let forgets = |node: &&Node| {
+            let Capabilities { durable, evicting, .. } = node.guard.capabilities();
+            node.about.name == IN_MEMORY && !durable && !evicting
+        };
+        let counts =
+            |node: &&Node| !self.capabilities().durable && !carried.has(&node.guard) && !node.guard.is_closed();
+        let forgotten = self.nodes.iter().filter(forgets).filter(counts).map(|node| Arc::clone(&node.guard));
+        forgotten.chain(self.dropped_fallbacks(plan)).collect()
     }
 
     /// The fallbacks that a plan has no place for: what one of them holds is stored nowhere else.
@@ -101,7 +148,7 @@ impl Tree {
 }
 
 impl Guard {
-    /// Refuses that a fallback goes which holds something.
+    /// Refuses that a fallback or a store in memory goes which holds something.
     ///
     /// # Errors
     /// When it does, or cannot say.
@@ -109,7 +156,9 @@ impl Guard {
         let call = Call { deadline: Instant::now() + budget, attempt: 0 };
         match self.list(&call, &Query { limit: 1, ..Query::default() }) {
             Ok(page) if page.entries.is_empty() => Ok(()),
-            Ok(_) => Err(ReloadError::Fallback(self.instance().to_string())),
+            // A fallback is durable.
+            Ok(_) if self.capabilities().durable => Err(ReloadError::Fallback(self.instance().to_string())),
+            Ok(_) => Err(ReloadError::InMemory(self.instance().to_string())),
             Err(error) => Err(ReloadError::Unknown(self.instance().to_string(), error)),
         }
     }
@@ -226,6 +275,45 @@ mod tests {
         assert_eq!(old.dropped_fallbacks(&elsewhere).len(), 1);
         lock(&plugins.opened)["b"].is_away();
         let reason = refused(&old).expect("it cannot say");
-        assert!(reason.contains("the fallback `b`, which the new tree"), "{reason}");
+        assert!(reason.contains("`b`, which the change leaves behind"), "{reason}");
+    }
+
+    /// It used to be closed and opened empty, and what was confirmed was gone.
+    #[test]
+    fn what_a_store_in_memory_holds_does_not_go_unasked() {
+        let plugins = TestPlugins::default();
+        let of = |options: Value| {
+            let backends = backends(&[
+                ("root", "layer", &[("primary", &["a"]), ("shadow", &["ram", "hot"])], json!({})),
+                ("a", "store", &[], json!({ "durable": true })),
+                ("ram", "memory", &[], options),
+                ("hot", "store", &[], json!({})),
+            ]);
+            Plan::of(&quick(), &backends, &plugins).expect("all fits")
+        };
+        let old = of(json!({})).open(&Metrics::new(), None, &|| false).expect("it opens");
+        let changed = of(json!({ "x": 1 }));
+        let leaving = |to: &Plan| old.left_behind(&Carried::from(&old, to), to);
+        assert!(leaving(&of(json!({}))).is_empty(), "it is carried over");
+
+        let leaving = leaving(&changed);
+
+        assert_eq!(leaving.iter().map(|guard| &**guard.instance()).collect::<Vec<_>>(), ["ram"]);
+        assert!(leaving[0].must_be_empty(BUDGET).is_ok());
+        let mut state = State::new();
+        state.set_open(&EventStamp::new(1, "e"), Status::Queued);
+        lock(&plugins.opened)["ram"].insert("x", state);
+        let reason = leaving[0].must_be_empty(BUDGET).expect_err("it holds something").to_string();
+        assert!(reason.contains("`ram` holds evaluations in memory"), "{reason}");
+    }
+
+    #[test]
+    fn what_stands_on_what_is_handed_over_comes_after_it() {
+        let plan = plan(&TestPlugins::default(), json!({}), json!({}));
+        let names: Vec<&str> = plan.nodes.iter().map(|node| &*node.name).collect();
+        assert_eq!(names, ["a", "b", "root"]);
+
+        assert_eq!(plan.standing_on(&["a".into()]), [true, false, true]);
+        assert_eq!(plan.standing_on(&[]), [false; 3]);
     }
 }

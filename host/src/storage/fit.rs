@@ -87,6 +87,27 @@ pub(crate) fn check_sharing(nodes: &[Planned], problems: &mut Problems) {
     }
 }
 
+/// Says where a layer that collects blobs stands above a backend that keeps some states from other workers.
+pub(crate) fn note_hidden_states(nodes: &mut [Planned]) {
+    let hides: Vec<bool> = (0..nodes.len()).map(|node| hides_states(nodes, node)).collect();
+    for index in 0..nodes.len() {
+        let Planned { children, description, .. } = &nodes[index];
+        let is_for_states = |role: &str| !description.roles.iter().any(|known| known.blobs && known.name == role);
+        let collects = description.roles.iter().any(|role| role.blobs);
+        let hiding = children.iter().find(|edge| collects && is_for_states(&edge.role) && hides[edge.node]);
+        if let Some(name) = hiding.map(|edge| nodes[edge.node].name.to_string()) {
+            nodes[index].description.notes.push(format!(
+                "below it `{name}` may keep evaluations in a fallback, where other workers that collect the same blobs do not see what refers to them; with several workers put the layer with the fallback above this one"
+            ));
+        }
+    }
+}
+
+/// Whether something below a backend, or itself, keeps what is stored nowhere else.
+fn hides_states(nodes: &[Planned], node: usize) -> bool {
+    nodes[node].children.iter().any(|edge| edge.only_copy || hides_states(nodes, edge.node))
+}
+
 /// The root forgets nothing, and keeps the guarantee that the configuration demands.
 pub(crate) fn check_root(nodes: &[Planned], root: usize, config: &Config, problems: &mut Problems) {
     let Planned { name, description, .. } = &nodes[root];

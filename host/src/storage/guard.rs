@@ -21,7 +21,7 @@ use super::config::Config;
 use super::gate::{Gate, NoEntry, Overdue, drop_caught, panic_message};
 use super::kind::{
     COUNTS, DELETE, DELETE_BLOB, FLUSH, GET, GET_BLOB, Kind, LIST, MERGE, PRUNE, PUT_BLOB, SCAN_BLOBS, alive,
-    sign_of_answers, sign_of_deletes, sign_of_error,
+    sign_of_answers, sign_of_deletes, sign_of_error, sign_of_found,
 };
 use super::meter::Meter;
 use crate::telemetry::metrics::Metrics;
@@ -128,7 +128,8 @@ impl Guard {
             }
             Err(refused) => {
                 let error = self.not_let_in(refused);
-                breaker.report(Instant::now(), admission, Sign::Nothing);
+                let is_away = refused == NoEntry::Full && error.kind == ErrorKind::Unavailable && kind.tells;
+                self.report(kind, admission, if is_away { Sign::Away(&error.message) } else { Sign::Nothing });
                 self.meter.failed(error.kind);
                 return Err(error);
             }
@@ -170,10 +171,19 @@ impl Guard {
     fn not_let_in(&self, refused: NoEntry) -> Error {
         match refused {
             NoEntry::Shut => Error::unavailable(format_args!("backend `{}` is closed", self.instance)),
-            NoEntry::Full => Error::overloaded(format_args!(
-                "backend `{}` takes {} calls at once, and none came back in time",
-                self.instance, self.capabilities.parallel_calls
-            )),
+            NoEntry::Full => {
+                let Self { instance, capabilities, .. } = self;
+                let places = capabilities.parallel_calls;
+                match self.hanging() {
+                    // Not a matter of waiting: they do not come back when they should.
+                    Some(Overdue { call, late, .. }) => Error::unavailable(format_args!(
+                        "backend `{instance}` takes {places} calls at once, and `{call}` should have been back {late:.0?} ago"
+                    )),
+                    None => Error::overloaded(format_args!(
+                        "backend `{instance}` takes {places} calls at once, and none came back in time"
+                    )),
+                }
+            }
         }
     }
 
@@ -214,7 +224,7 @@ impl Backend for Guard {
 
     fn get(&self, call: &Call, ids: &[&str], fields: Fields) -> Result<Vec<Option<Found>>> {
         let run = |backend: &dyn Backend, call: &Call| self.complete(GET, ids.len(), backend.get(call, ids, fields)?);
-        self.call(GET, call, run, alive)
+        self.call(GET, call, run, |found| sign_of_found(found))
     }
 
     fn list(&self, call: &Call, query: &Query) -> Result<Page> {

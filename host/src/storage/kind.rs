@@ -40,12 +40,19 @@ pub(crate) fn alive<T>(_: &T) -> Sign<'_> {
     Sign::Alive
 }
 
+/// Any answer at all to a call about something.
+pub(crate) fn sign_of_found<T>(found: &[T]) -> Sign<'_> {
+    if found.is_empty() { Sign::Nothing } else { Sign::Alive }
+}
+
 /// A backend that rejects every item as unavailable is away, in another way of saying so.
 pub(crate) fn sign_of_answers(answers: &[Answer]) -> Sign<'_> {
     let away = |answer: &Answer| matches!(&answer.outcome, Outcome::Rejected(error) if is_away(error));
     match answers.first().map(|answer| &answer.outcome) {
         Some(Outcome::Rejected(error)) if answers.iter().all(away) => Sign::Away(&error.message),
-        Some(_) | None => Sign::Alive,
+        Some(_) => Sign::Alive,
+        // It was asked for nothing, which may never have reached its store.
+        None => Sign::Nothing,
     }
 }
 
@@ -54,7 +61,9 @@ pub(crate) fn sign_of_deletes(answers: &[Deleted]) -> Sign<'_> {
     let away = |answer: &Deleted| matches!(answer, Deleted::Failed(error) if is_away(error));
     match answers.first() {
         Some(Deleted::Failed(error)) if answers.iter().all(away) => Sign::Away(&error.message),
-        Some(_) | None => Sign::Alive,
+        Some(_) => Sign::Alive,
+        // It was asked for nothing, which may never have reached its store.
+        None => Sign::Nothing,
     }
 }
 

@@ -16,7 +16,7 @@ use super::gate::{drop_caught, panic_message};
 use super::guard::Guard;
 use super::inside::Inside;
 use super::plan::{Plan, Planned};
-use super::tree::{Node, Tree};
+use super::tree::Tree;
 use crate::telemetry::metrics::Metrics;
 
 /// A plugin looks at its budget by itself; only one that does not is left behind.
@@ -162,39 +162,53 @@ impl Plan {
         current: Option<&Current>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Tree, OpenError> {
-        let mut tree = Tree::new(&self.config, self.read_only);
+        let opened = self.open_some(carried, &|_| true, patience, metrics, current, stop)?;
+        Ok(self.tree_of(&opened))
+    }
+
+    /// Opens those that are wanted and not there yet. What is there already is in the answer, too.
+    ///
+    /// # Errors
+    /// When a backend cannot be opened; those that were there already stay open.
+    pub(crate) fn open_some(
+        &self,
+        there: &Carried,
+        wanted: &dyn Fn(usize) -> bool,
+        patience: Patience,
+        metrics: &Metrics,
+        current: Option<&Current>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Carried, OpenError> {
+        let mut all = there.clone();
         for (index, planned) in self.nodes.iter().enumerate() {
-            if let Some(guard) = carried.guard(index) {
-                tree.nodes.push(Node::new(self, index, Arc::clone(guard)));
+            if all.guard(index).is_some() || !wanted(index) {
                 continue;
             }
             let opened = match patience {
-                Patience::Endless => self.open_patiently(planned, &tree, current, stop),
-                Patience::None => self.open_now(planned, &tree, stop),
+                Patience::Endless => self.open_patiently(planned, &all, current, stop),
+                Patience::None => self.open_now(planned, &all, stop),
             };
             match opened {
                 Ok(backend) => {
                     let capabilities = planned.description.capabilities.clone();
                     let guard = Guard::new(&planned.name, backend, capabilities, &self.config, metrics);
                     info!(backend = %planned.name, plugin = planned.about.name, version = planned.about.version, "storage.backend_opened");
-                    tree.nodes.push(Node::new(self, index, Arc::new(guard)));
+                    all.add(index, Arc::new(guard));
                 }
                 Err(error) => {
-                    for failure in tree.close_but(&|guard| carried.has(guard), self.config.close_timeout) {
-                        warn!(backend = %failure.instance, reason = failure.reason, "storage.close_failed");
-                    }
+                    self.close_new(&all, there);
                     return Err(error);
                 }
             }
         }
-        Ok(tree)
+        Ok(all)
     }
 
     /// Opens one backend and tries it out, or says why that cannot be now.
     fn open_now(
         &self,
         planned: &Planned,
-        below: &Tree,
+        below: &Carried,
         stop: &dyn Fn() -> bool,
     ) -> Result<Arc<dyn Backend>, OpenError> {
         let (instance, plugin) = (planned.name.to_string(), planned.about.name.clone());
@@ -234,7 +248,7 @@ impl Plan {
     fn open_patiently(
         &self,
         planned: &Planned,
-        below: &Tree,
+        below: &Carried,
         current: Option<&Current>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Arc<dyn Backend>, OpenError> {
@@ -275,12 +289,12 @@ impl Plan {
     fn open_once(
         &self,
         planned: &Planned,
-        below: &Tree,
+        below: &Carried,
         inside: Option<Inside>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Result<Opened, Error>, OpenError> {
         let child = |edge: &super::plan::Edge| {
-            let guard = &below.nodes[edge.node].guard;
+            let guard = below.guard(edge.node).expect("children are opened before their layers");
             let (role, name) = (edge.role.clone(), guard.instance().to_string());
             let description =
                 ChildDescription { role: role.clone(), name: name.clone(), capabilities: guard.capabilities().clone() };

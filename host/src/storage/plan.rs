@@ -83,6 +83,7 @@ impl Plan {
         let mut planner = Planner::new(config, backends, plugins);
         if let Some(root) = planner.visit(&config.backend, &mut Vec::new()) {
             fit::check_sharing(&planner.nodes, &mut planner.problems);
+            fit::note_hidden_states(&mut planner.nodes);
             fit::check_root(&planner.nodes, root, config, &mut planner.problems);
         }
         planner.end()

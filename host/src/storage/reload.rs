@@ -19,6 +19,9 @@ pub struct Reloaded {
     pub closed: Vec<String>,
     /// Sections of the configuration that are different and take effect only after a restart.
     pub restart: Vec<String>,
+    /// What the operator should know of the way from the one tree to the other.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// Why nothing was changed.
@@ -35,14 +38,17 @@ pub enum ReloadError {
         "the fallback `{0}` still holds evaluations that are stored nowhere else, and the new tree has no fallback of that name and these options; wait until it is empty, or force the change"
     )]
     Fallback(String),
-    /// It could not be found out whether a fallback is empty.
+    /// A store in memory would go, and what it holds with it.
     #[error(
-        "the fallback `{0}`, which the new tree has no place for, cannot say whether it is empty: {1}; mend it, or force the change"
+        "`{0}` holds evaluations in memory alone, and the change closes it, so they would be gone; copy them to another backend (`storage-worker copy`), or force the change"
     )]
+    InMemory(String),
+    /// It could not be found out whether one that goes is empty.
+    #[error("`{0}`, which the change leaves behind, cannot say whether it is empty: {1}; mend it, or force the change")]
     Unknown(String, BackendError),
-    /// A call may still put something into a fallback.
+    /// A call may still put something into one that goes.
     #[error(
-        "a merge has not come back within {1:?}, so the fallback `{0}`, which the new tree has no place for, may still get something; wait until it is back, or force the change"
+        "a call has not come back within {1:?}, so `{0}`, which the change leaves behind, may still get something; wait until it is back, or force the change"
     )]
     Busy(String, Duration),
     /// A backend had to be closed first and could not be.

@@ -248,7 +248,7 @@ pub(crate) struct TestPlugins {
 
 impl PluginSource for TestPlugins {
     fn load(&self, plugin: &str, _: Option<&str>) -> Result<Arc<dyn Plugin>, Box<dyn std::error::Error + Send + Sync>> {
-        if !["store", "layer"].contains(&plugin) {
+        if !["store", "memory", "layer", "blobs_layer"].contains(&plugin) {
             return Err(format!("there is no plugin `{plugin}`; found `layer` and `store` in `plugins`").into());
         }
         let (events, opened) = (Arc::clone(&self.events), Arc::clone(&self.opened));
@@ -283,6 +283,7 @@ impl Plugin for TestPlugin {
                 Role { many: true, ..role("shadow") },
                 Role { blobs: true, ..role("blobs") },
             ],
+            "blobs_layer" => vec![Role { required: true, ..role("primary") }, Role { blobs: true, ..role("blobs") }],
             _ => Vec::new(),
         };
         let lasting = children.iter().filter(|child| !child.capabilities.evicting);

@@ -107,7 +107,8 @@ pub enum Need {
     NotEvenStates,
     /// [`Capabilities::durable`].
     Durable,
-    /// [`Capabilities::durable`] and [`Capabilities::exclusive`].
+    /// [`Capabilities::durable`] and [`Capabilities::exclusive`], and no [`Description::roles`]: a layer opens no place by
+    /// itself, and one that is exclusive for a child that keeps nothing outside its process has nothing to refuse.
     DurableExclusive,
     /// [`Capabilities::list_by_id`].
     ListById,
@@ -325,7 +326,9 @@ impl Need {
         match self {
             Self::Nothing | Self::NotEvenStates => true,
             Self::Durable => capabilities.durable,
-            Self::DurableExclusive => capabilities.durable && capabilities.exclusive,
+            Self::DurableExclusive => {
+                capabilities.durable && capabilities.exclusive && subject.description().roles.is_empty()
+            }
             Self::ListById => capabilities.list_by_id,
             Self::ListByCreated => capabilities.list_by_created,
             Self::Counts => capabilities.counts,
@@ -344,7 +347,7 @@ impl fmt::Display for Need {
         formatter.write_str(match self {
             Self::Nothing | Self::NotEvenStates => "nothing",
             Self::Durable => "`durable`",
-            Self::DurableExclusive => "`durable` and `exclusive`",
+            Self::DurableExclusive => "`durable` and `exclusive`, and no children",
             Self::ListById => "`list_by_id`",
             Self::ListByCreated => "`list_by_created`",
             Self::Counts => "`counts`",

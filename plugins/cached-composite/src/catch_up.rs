@@ -3,7 +3,6 @@
 //! Each state is deleted from the fallback only if its digest is still the one that was merged, after the cache has it,
 //! too. A crash at any point leaves what was not deleted, which is merged again; that changes nothing.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -13,8 +12,9 @@ use storage_plugin_api::{
 use tracing::{error, info, warn};
 
 use crate::composite::{Fallback, Layer};
-use crate::primary::unavailable;
+use crate::primary::{Tried, unavailable};
 use crate::signal::Ended;
+use crate::suspects::Suspects;
 
 /// About how many characters of bodies go through memory at once.
 const BATCH_CHARACTERS: u64 = 4 * 1024 * 1024;
@@ -26,14 +26,12 @@ const IDLE: Duration = Duration::from_secs(30);
 const REFUSED: Duration = Duration::from_secs(10);
 /// So many of a batch are named in the log.
 const LOGGED: u64 = 3;
-/// So many that failed alone are remembered.
-const MOST_SUSPECTS: usize = 1000;
 /// Pauses where nobody says how long.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What came of one way through the fallback.
-enum Pass {
+pub(crate) enum Pass {
     /// It holds nothing.
     Empty,
     /// All was tried; so many were refused, so many left it.
@@ -46,9 +44,9 @@ enum Pass {
 
 /// What came of one batch.
 #[derive(Default)]
-struct Moved {
-    moved: u64,
-    refused: u64,
+pub(crate) struct Moved {
+    pub(crate) moved: u64,
+    pub(crate) refused: u64,
 }
 
 /// Catches up until it is told to stop.
@@ -58,10 +56,11 @@ pub(crate) fn run(layer: &Layer) {
     // After a failure one evaluation finds out whether the primary is back.
     let mut limit = layer.options.catch_up_batch;
     let (mut total, mut began) = (0, Instant::now());
-    let mut suspects = VecDeque::new();
+    let mut suspects = Suspects::default();
     loop {
         let is_empty = fallback.holding.is_empty();
         let passed = catch_unwind(AssertUnwindSafe(|| pass(layer, fallback, limit, &mut total, &mut suspects)));
+        suspects.end_pass(layer);
         fallback.signal.set_panicked(passed.is_err());
         // The panic is in the log already.
         let (pause, is_idle) = match passed.unwrap_or(Pass::Later(LONGEST_PAUSE)) {
@@ -98,7 +97,7 @@ pub(crate) fn run(layer: &Layer) {
 }
 
 /// Reads from a primary that nothing else is heard of, so that its state is told as it is. When to try again, if it is away.
-fn probe(layer: &Layer) -> Option<Duration> {
+pub(crate) fn probe(layer: &Layer) -> Option<Duration> {
     let error = layer.primary.get(&Call::with_budget(CALL_BUDGET), &["0"], Fields::WithoutBodies).err()?;
     Some(error.retry_after.unwrap_or(LONGEST_PAUSE / 5).clamp(PAUSE, LONGEST_PAUSE))
 }
@@ -123,13 +122,7 @@ impl Layer {
 
 /// Goes once through the fallback. After a failure it begins with one evaluation, then takes more and more. The one that
 /// failed alone is a suspect: the next time all others come first, so that it holds up none of them.
-fn pass(
-    layer: &Layer,
-    fallback: &Fallback,
-    mut limit: usize,
-    total: &mut u64,
-    suspects: &mut VecDeque<String>,
-) -> Pass {
+fn pass(layer: &Layer, fallback: &Fallback, mut limit: usize, total: &mut u64, suspects: &mut Suspects) -> Pass {
     let Some(_owner) = fallback.holding.own() else { return Pass::Later(PAUSE) };
     let look = fallback.holding.look();
     let mut sum = Moved::default();
@@ -144,12 +137,12 @@ fn pass(
             Err(error) => return later(&fallback.name, &error),
         };
         is_empty &= page.entries.is_empty();
-        let entries: Vec<_> = page.entries.iter().filter(|(id, _)| !suspects.contains(id)).collect();
+        let entries: Vec<_> = page.entries.iter().filter(|(id, _)| !suspects.has(id)).collect();
         for batch in entries.chunks(limit).flat_map(batches) {
             if let Some(end) = is_over(fallback) {
                 return end;
             }
-            match move_some(layer, fallback, &batch) {
+            match move_some(layer, fallback, &batch, Tried::Ordinary) {
                 Ok(moved) => {
                     if moved.moved > 0 && *total == 0 {
                         info!(fallback = %fallback.name, primary = layer.primary.child.name, "catching up");
@@ -161,7 +154,7 @@ fn pass(
                 Err(error) => {
                     // It may be this one that is too much for the primary; others will tell.
                     if let [id] = *batch {
-                        suspect(suspects, id.to_owned());
+                        suspects.add(id.to_owned());
                     }
                     return later(&layer.primary.child.name, &error);
                 }
@@ -173,7 +166,7 @@ fn pass(
             break;
         }
     }
-    if let Some(end) = try_suspects(layer, fallback, suspects, total, &mut sum).or_else(|| is_over(fallback)) {
+    if let Some(end) = suspects.try_all(layer, fallback, total, &mut sum).or_else(|| is_over(fallback)) {
         return end;
     }
     fallback.signal.set_refused(sum.refused);
@@ -189,7 +182,7 @@ fn pass(
 }
 
 /// Whether somebody else goes on, or nobody.
-fn is_over(fallback: &Fallback) -> Option<Pass> {
+pub(crate) fn is_over(fallback: &Fallback) -> Option<Pass> {
     match fallback.holding.may_move() {
         _ if fallback.signal.is_stopped() => Some(Pass::Stopped),
         true => None,
@@ -198,46 +191,7 @@ fn is_over(fallback: &Fallback) -> Option<Pass> {
     }
 }
 
-/// Tries those that failed alone, the one that failed last at last. Gives why it ended before all were tried.
-fn try_suspects(
-    layer: &Layer,
-    fallback: &Fallback,
-    suspects: &mut VecDeque<String>,
-    total: &mut u64,
-    sum: &mut Moved,
-) -> Option<Pass> {
-    for id in std::mem::take(suspects) {
-        if let Some(end) = is_over(fallback) {
-            return Some(end);
-        }
-        match move_some(layer, fallback, &[&id]) {
-            Ok(moved) => {
-                *total += moved.moved;
-                sum.moved += moved.moved;
-                sum.refused += moved.refused;
-            }
-            // The primary is there, and away for that one alone.
-            Err(error) if sum.moved > 0 => {
-                refused(layer, fallback, &id, &error, sum);
-                suspect(suspects, id);
-            }
-            Err(error) => {
-                suspect(suspects, id);
-                return Some(later(&layer.primary.child.name, &error));
-            }
-        }
-    }
-    None
-}
-
-fn suspect(suspects: &mut VecDeque<String>, id: String) {
-    if suspects.len() >= MOST_SUSPECTS {
-        suspects.pop_front();
-    }
-    suspects.push_back(id);
-}
-
-fn later(child: &str, error: &Error) -> Pass {
+pub(crate) fn later(child: &str, error: &Error) -> Pass {
     if !matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Overloaded) {
         warn!(child, %error, "cannot catch up, tried again");
         return Pass::Later(LONGEST_PAUSE);
@@ -273,8 +227,8 @@ fn body_characters(state: &State) -> u64 {
 
 /// Moves the states of some ids, alone where they fail together. An error means that a child is away; the rest is then
 /// left for later.
-fn move_some(layer: &Layer, fallback: &Fallback, ids: &[&str]) -> Result<Moved> {
-    let failed = match move_caught(layer, fallback, ids) {
+pub(crate) fn move_some(layer: &Layer, fallback: &Fallback, ids: &[&str], tried: Tried) -> Result<Moved> {
+    let failed = match move_caught(layer, fallback, ids, tried) {
         Err(error) if !is_outage(&error) => error,
         moved => return moved,
     };
@@ -287,7 +241,7 @@ fn move_some(layer: &Layer, fallback: &Fallback, ids: &[&str]) -> Result<Moved> 
         if is_over(fallback).is_some() {
             break;
         }
-        match move_caught(layer, fallback, &[id]) {
+        match move_caught(layer, fallback, &[id], tried) {
             Ok(moved) => {
                 sum.moved += moved.moved;
                 sum.refused += moved.refused;
@@ -299,9 +253,9 @@ fn move_some(layer: &Layer, fallback: &Fallback, ids: &[&str]) -> Result<Moved> 
     Ok(sum)
 }
 
-fn move_caught(layer: &Layer, fallback: &Fallback, ids: &[&str]) -> Result<Moved> {
+fn move_caught(layer: &Layer, fallback: &Fallback, ids: &[&str], tried: Tried) -> Result<Moved> {
     let panicked = |_| Err(Error::internal("merging it back panicked"));
-    catch_unwind(AssertUnwindSafe(|| move_batch(layer, fallback, ids))).unwrap_or_else(panicked)
+    catch_unwind(AssertUnwindSafe(|| move_batch(layer, fallback, ids, tried))).unwrap_or_else(panicked)
 }
 
 /// True for a failure of a whole call that says nothing of its items.
@@ -310,7 +264,7 @@ fn is_outage(error: &Error) -> bool {
 }
 
 /// Moves the states of some ids in one call of each child.
-fn move_batch(layer: &Layer, fallback: &Fallback, ids: &[&str]) -> Result<Moved> {
+fn move_batch(layer: &Layer, fallback: &Fallback, ids: &[&str], tried: Tried) -> Result<Moved> {
     let call = Call::with_budget(CALL_BUDGET);
     // A delete that comes meanwhile waits, so that what it deletes is not merged back.
     let claimed = fallback.holding.moves().claim(ids.iter().copied(), call.deadline);
@@ -329,7 +283,7 @@ fn move_batch(layer: &Layer, fallback: &Fallback, ids: &[&str]) -> Result<Moved>
     }
     let mut away = None;
     let taken: Vec<(&str, Hash)> = with_items(&held, |items| -> Result<_> {
-        let answers = layer.primary.merge(&call, items)?;
+        let answers = layer.primary.merge_back(&call, items, tried)?;
         layer.taken_by_primary(&call, items, &answers);
         let mut taken = Vec::with_capacity(items.len());
         for ((item, (id, state)), answer) in items.iter().zip(&held).zip(&answers) {
@@ -368,7 +322,7 @@ fn is_passing(error: &Error) -> bool {
 }
 
 /// What the primary does not take stays in the fallback, where reads find it.
-fn refused(layer: &Layer, fallback: &Fallback, id: &str, cause: &Error, moved: &mut Moved) {
+pub(crate) fn refused(layer: &Layer, fallback: &Fallback, id: &str, cause: &Error, moved: &mut Moved) {
     moved.refused += 1;
     layer.host.count("refused", 1);
     if moved.refused > LOGGED {

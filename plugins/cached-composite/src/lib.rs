@@ -55,6 +55,7 @@ mod primary;
 mod reads;
 mod shared;
 mod signal;
+mod suspects;
 #[cfg(test)]
 mod tests;
 mod writes;

@@ -3,7 +3,7 @@
 //! When it is tried is not decided here: its guard answers at once while it is left alone.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use storage_plugin_api::plugin_host::Host;
 use storage_plugin_api::{
@@ -19,6 +19,25 @@ pub(crate) struct Primary {
     host: Host,
     reads: Path,
     writes: Path,
+    /// Merges that it took something of, and those for which it was away.
+    taken: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// How many merges it took something of, and for how many it was away.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Merges {
+    pub(crate) taken: u64,
+    pub(crate) failed: u64,
+}
+
+/// What a failure of a merge says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tried {
+    /// That the primary is away.
+    Ordinary,
+    /// Nothing of it: the evaluation has failed alone before.
+    Suspect,
 }
 
 /// Reading and writing fail apart: a store on a full disk can be read.
@@ -31,7 +50,8 @@ struct Path {
 impl Primary {
     pub(crate) fn new(child: Child, host: Host) -> Self {
         let path = |calls| Path { calls, is_away: AtomicBool::new(false), reason: Mutex::default() };
-        Self { child, host, reads: path("reads"), writes: path("writes") }
+        let (taken, failed) = Default::default();
+        Self { child, host, reads: path("reads"), writes: path("writes"), taken, failed }
     }
 
     pub(crate) fn get(&self, call: &Call, ids: &[&str], fields: Fields) -> Result<Vec<Option<Found>>> {
@@ -42,6 +62,11 @@ impl Primary {
 
     /// Merges; an unavailable primary gives that answer for each item.
     pub(crate) fn merge(&self, call: &Call, batch: &[Item<'_>]) -> Result<Vec<Answer>> {
+        self.merge_back(call, batch, Tried::Ordinary)
+    }
+
+    /// The same of what the fallback holds.
+    pub(crate) fn merge_back(&self, call: &Call, batch: &[Item<'_>], tried: Tried) -> Result<Vec<Answer>> {
         let answers = match self.child.backend.merge(call, batch) {
             Err(error) if error.kind == ErrorKind::Unavailable => {
                 batch.iter().map(|_| Answer::rejected(error.clone())).collect()
@@ -51,10 +76,12 @@ impl Primary {
         let away = answers.iter().filter_map(unavailable);
         if away.clone().count() == answers.len() {
             // An empty batch says nothing.
-            if let Some(error) = away.into_iter().next() {
+            if let Some(error) = away.into_iter().next().filter(|_| tried == Tried::Ordinary) {
+                self.failed.fetch_add(1, Ordering::Relaxed);
                 self.note(&self.writes, Some(error));
             }
         } else {
+            self.taken.fetch_add(1, Ordering::Relaxed);
             self.note(&self.writes, None);
         }
         Ok(answers)
@@ -64,6 +91,15 @@ impl Primary {
         let answer = self.child.backend.delete(call, items);
         self.note(&self.writes, answer.as_ref().err());
         answer
+    }
+
+    /// It is, though a merge has failed.
+    pub(crate) fn is_there_to_merge(&self) {
+        self.note(&self.writes, None);
+    }
+
+    pub(crate) fn merges(&self) -> Merges {
+        Merges { taken: self.taken.load(Ordering::Relaxed), failed: self.failed.load(Ordering::Relaxed) }
     }
 
     /// True if an answer of this durability is all that the primary promises.

@@ -1,6 +1,5 @@
 //! The thread that brings a shadow what the primary did: one thing after the other, again where a child is away.
 
-use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -8,9 +7,10 @@ use storage_plugin_api::Error;
 use tracing::{info, warn};
 
 use crate::mirror::Layer;
-use crate::settle::settle;
+use crate::queue::BATCH;
+use crate::settle::{Came, settle};
 use crate::shadow::Shadow;
-use crate::succession::Place;
+use crate::succession::{Left, Place};
 
 /// Pauses after a failure where nobody says how long; they double.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -23,7 +23,8 @@ const NAMED: usize = 10;
 /// Follows until it is to end. What it then still owes is left to the instance that takes its place.
 pub(crate) fn run(layer: &Layer, shadow: &Shadow, place: &Place) {
     let _ended = Ended(shadow);
-    if let Some(owed) = wait_for_turn(shadow, place) {
+    if let Some(Left { owed, differs }) = wait_for_turn(shadow, place) {
+        layer.take_over(shadow, differs);
         shadow.queue.owe(owed);
         work(layer, shadow);
     }
@@ -32,10 +33,10 @@ pub(crate) fn run(layer: &Layer, shadow: &Shadow, place: &Place) {
 }
 
 /// The one before may still be at work.
-fn wait_for_turn(shadow: &Shadow, place: &Place) -> Option<BTreeSet<Box<str>>> {
+fn wait_for_turn(shadow: &Shadow, place: &Place) -> Option<Left> {
     loop {
-        if let Some(owed) = place.follow() {
-            return Some(owed);
+        if let Some(left) = place.follow() {
+            return Some(left);
         }
         if shadow.queue.is_ending() && shadow.queue.budget(TURN).is_zero() {
             return None;
@@ -46,18 +47,33 @@ fn wait_for_turn(shadow: &Shadow, place: &Place) -> Option<BTreeSet<Box<str>>> {
 
 fn work(layer: &Layer, shadow: &Shadow) {
     let mut pause = PAUSE;
-    while let Some(work) = shadow.queue.next() {
-        match catch_unwind(AssertUnwindSafe(|| settle(layer, shadow, work))) {
-            Ok(None) => {
+    // After a failure one evaluation finds out whether it is due to another one.
+    let mut most = BATCH;
+    while let Some(work) = shadow.queue.next(most) {
+        let came = catch_unwind(AssertUnwindSafe(|| settle(layer, shadow, work)));
+        if !matches!(came, Ok(Came::Through)) {
+            layer.host.count("shadow_retries", 1);
+        }
+        match came {
+            Ok(Came::Through) => {
                 shadow.is_there();
-                pause = PAUSE;
+                (pause, most) = (PAUSE, (most * 2).min(BATCH));
             }
-            Ok(Some(error)) => {
+            Ok(Came::Partly(error)) => {
+                shadow.is_there();
+                shadow.fails_for_some(&error);
+                (pause, most) = (PAUSE, (most * 2).min(BATCH));
+            }
+            Ok(Came::Aside(error)) => {
+                shadow.fails_for_some(&error);
+                // A shadow that can be read and not written to is asked for one after the other.
+                shadow.queue.pause(wait(&error, PAUSE));
+            }
+            Ok(Came::Away(error)) => {
                 shadow.is_away(&error);
-                layer.host.count("shadow_retries", 1);
                 layer.gauge();
                 shadow.queue.pause(wait(&error, pause));
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                (pause, most) = ((pause * 2).min(LONGEST_PAUSE), 1);
             }
             Err(_) => {
                 // The panic is in the log already.
@@ -77,13 +93,12 @@ fn wait(error: &Error, pause: Duration) -> Duration {
 }
 
 fn leave(layer: &Layer, shadow: &Shadow, place: &Place) {
-    let rest = shadow.queue.take_rest();
-    if rest.is_empty() {
-        return;
-    }
-    let (shadow_name, evaluations) = (&shadow.child.name, rest.len());
-    let first: Vec<&str> = rest.iter().take(NAMED).map(|id| &**id).collect();
-    if place.has_next() {
+    let owed = shadow.queue.take_rest();
+    let (shadow_name, evaluations) = (&shadow.child.name, owed.len());
+    let first: Vec<&str> = owed.iter().take(NAMED).map(|id| &**id).collect();
+    if owed.is_empty() {
+        // What it differs in is told of all the same.
+    } else if place.has_next() {
         info!(shadow = shadow_name, evaluations, "what the shadow does not have is left to the next instance");
     } else {
         warn!(
@@ -93,7 +108,8 @@ fn leave(layer: &Layer, shadow: &Shadow, place: &Place) {
             "shadow differs from the primary in these; mirror it again before the worker ends, or see `storage-worker diff --repair`"
         );
     }
-    place.leave(rest, layer.options.owed_evaluations);
+    let differs = shadow.differs();
+    place.leave(Left { owed, differs }, layer.options.owed_evaluations);
 }
 
 /// Tells that the thread has ended, however it did.

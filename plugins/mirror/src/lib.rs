@@ -35,6 +35,7 @@
 //! Two instances over the same children share who follows (`succession.rs`): the new one begins when the old one has
 //! ended, and takes over what that still owed.
 
+mod aside;
 mod follow;
 mod mirror;
 mod options;

@@ -15,7 +15,7 @@ use storage_plugin_api::{
 
 use crate::options::Ack;
 use crate::queue::Figures;
-use crate::shadow::{Shadow, Standing};
+use crate::shadow::{Differs, Shadow, Standing};
 use crate::succession::Place;
 use crate::turns::Turns;
 use crate::{Options, follow, lock, role};
@@ -175,6 +175,14 @@ impl Layer {
         self.host.count("shadow_overflowed", now.overflowed - told.overflowed);
         self.host.count("shadow_lost", now.lost - told.lost);
         *told = now;
+    }
+
+    /// A shadow differs already, as instances before this one have told.
+    pub(crate) fn take_over(&self, shadow: &Shadow, differs: Differs) {
+        // Counted once, by those.
+        let mut told = lock(&self.told);
+        told.lost += differs.lost;
+        shadow.take_over(differs);
     }
 
     fn health(&self) -> Health {

@@ -90,7 +90,7 @@ impl Options {
         if shadows.is_empty() {
             return Vec::new();
         }
-        let primary = &primary.name;
+        let (primary, shared) = (&primary.name, !primary.capabilities.exclusive);
         let names = shadows.iter().map(|shadow| format!("`{}`", shadow.name)).collect::<Vec<_>>().join(", ");
         let mut notes = match self.ack {
             Ack::All => vec![format!("answers when `{primary}` and {names} have it; while one is away, events wait")],
@@ -105,6 +105,15 @@ impl Options {
             Ack::All => format!("`{name}` is volatile, and so is what is answered"),
             Ack::Primary => format!("`{name}` is volatile: a copy that a crash may empty"),
         }));
+        if shared {
+            let alone = shadows.iter().filter(|shadow| shadow.capabilities.exclusive && !shadow.capabilities.durable);
+            notes.extend(alone.map(|shadow| {
+                format!(
+                    "several workers can share `{primary}` and not `{0}`: each `{0}` has only what its own worker stored",
+                    shadow.name
+                )
+            }));
+        }
         notes
     }
 }
@@ -167,6 +176,20 @@ mod tests {
         let description = options("{}").describe(&children);
 
         assert!(!description.capabilities.prune && description.capabilities.exclusive);
+    }
+
+    #[test]
+    fn who_shares_the_primary_is_told_that_a_shadow_is_of_one_worker_alone() {
+        let alone = Capabilities { exclusive: true, ..store(false) };
+        let children = |shared: bool| {
+            let primary = Capabilities { exclusive: !shared, ..store(true) };
+            [child("primary", "db", primary), child("shadow", "copy", alone.clone())]
+        };
+        let told = |shared: bool| options("{}").describe(&children(shared)).notes.join("; ");
+
+        assert!(told(true).contains("each `copy` has only what its own worker stored"), "{}", told(true));
+        assert!(!told(false).contains("its own worker"), "{}", told(false));
+        assert!(options("{}").describe(&children(true)).capabilities.exclusive);
     }
 
     #[test]

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use storage_plugin_api::{Item, Prune, State};
 
+use crate::aside::Aside;
 use crate::{Options, lock};
 
 /// Most evaluations that are settled in one call.
-const BATCH: usize = 256;
+pub(crate) const BATCH: usize = 256;
 /// About how much memory of states is settled in one call.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
@@ -43,6 +44,8 @@ pub(crate) enum Work {
     Prune(Prune),
     /// The same as a look, of ids that are owed.
     Owed(Vec<Box<str>>),
+    /// The same, of ids that were set aside.
+    Aside(Vec<Box<str>>),
 }
 
 /// The changes that wait for one shadow.
@@ -59,6 +62,8 @@ pub(crate) struct Queue {
 struct Waiting {
     changes: VecDeque<Change>,
     owed: BTreeSet<Box<str>>,
+    /// Owed as well.
+    aside: Aside,
     /// Memory of the changes, those in hand included.
     bytes: usize,
     hand: Hand,
@@ -85,6 +90,8 @@ pub(crate) struct Figures {
     pub(crate) changes: usize,
     pub(crate) bytes: usize,
     pub(crate) owed: usize,
+    /// How many of those that are owed failed while others did not.
+    pub(crate) failing: usize,
     /// Changes that did not fit, and were owed instead.
     pub(crate) overflowed: u64,
     /// Changes that the shadow will never hear of.
@@ -161,25 +168,28 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// What is to be done next; waits for it. None when it is to end.
-    pub(crate) fn next(&self) -> Option<Work> {
+    /// What is to be done next, at most so many of it; waits for it. None when it is to end.
+    pub(crate) fn next(&self, most: usize) -> Option<Work> {
         let mut waiting = lock(&self.waiting);
         loop {
             if waiting.ends_at.is_some_and(|end| Instant::now() >= end) {
                 return None;
             }
-            if let Some(work) = waiting.take() {
+            if let Some(work) = waiting.take(most) {
                 return Some(work);
             }
             if waiting.ends_at.is_some() {
                 return None;
             }
-            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            waiting = match waiting.aside.due_in(Instant::now()) {
+                Some(left) => self.changed.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+            };
         }
     }
 
-    /// What was in hand is done, but for these, which are done first next time.
-    pub(crate) fn settled(&self, rest: Option<Work>) {
+    /// What was in hand is done, but for the rest, which is done first next time, and those that are set aside.
+    pub(crate) fn settled(&self, rest: Option<Work>, aside: Vec<Box<str>>) {
         let mut waiting = lock(&self.waiting);
         let hand = std::mem::take(&mut waiting.hand);
         waiting.bytes -= hand.bytes;
@@ -194,7 +204,14 @@ impl Queue {
             Some(Work::Merge(merges)) => merges.into_iter().map(Change::Merge).collect(),
             Some(Work::Look(ids)) => ids.into_iter().map(Change::Look).collect(),
             Some(Work::Prune(prune)) => vec![Change::Prune(prune)],
+            Some(Work::Aside(failed)) => {
+                waiting.aside.put_back(failed, hand.owed, Instant::now());
+                Vec::new()
+            }
         };
+        if !aside.is_empty() {
+            waiting.aside.add(aside, Instant::now());
+        }
         waiting.done -= again.len() as u64;
         waiting.bytes += again.iter().map(Change::bytes).sum::<usize>();
         for change in again.into_iter().rev() {
@@ -209,7 +226,12 @@ impl Queue {
         let mut waiting = lock(&self.waiting);
         waiting.lost += (waiting.hand.changes + waiting.hand.owed) as u64;
         drop(waiting);
-        self.settled(None);
+        self.settled(None, Vec::new());
+    }
+
+    /// So many changes are lost.
+    pub(crate) fn lose(&self, changes: u64) {
+        lock(&self.waiting).lost += changes;
     }
 
     /// Waits so long, or until it is to end.
@@ -242,6 +264,7 @@ impl Queue {
         let mut waiting = lock(&self.waiting);
         let at = waiting.ends_at.map_or(deadline, |at| at.min(deadline));
         waiting.ends_at = Some(at);
+        waiting.aside.hurry();
         drop(waiting);
         self.changed.notify_all();
     }
@@ -273,19 +296,22 @@ impl Queue {
         Figures {
             changes: waiting.changes.len() + waiting.hand.changes,
             bytes: waiting.bytes,
-            owed: waiting.owed.len() + waiting.hand.owed,
+            owed: waiting.owes(),
+            failing: waiting.aside.len(),
             overflowed: waiting.overflowed,
             lost: waiting.lost,
         }
     }
 
-    /// Takes out the ids of everything that is not done.
+    /// Takes out the ids of everything that is not done. A prune has none, and is lost.
     pub(crate) fn take_rest(&self) -> BTreeSet<Box<str>> {
         let mut waiting = lock(&self.waiting);
         let mut ids = std::mem::take(&mut waiting.owed);
         let changes = std::mem::take(&mut waiting.changes);
         waiting.done += changes.len() as u64;
         waiting.bytes = waiting.hand.bytes;
+        waiting.lost += changes.iter().filter(|change| change.id().is_none()).count() as u64;
+        ids.extend(waiting.aside.take_all());
         ids.extend(changes.iter().filter_map(Change::id).map(Box::from));
         ids
     }
@@ -300,50 +326,62 @@ impl Queue {
 
 impl Waiting {
     fn owes_nothing(&self) -> bool {
-        self.owed.is_empty() && self.hand.owed == 0
+        self.owes() == 0
+    }
+
+    fn owes(&self) -> usize {
+        self.owed.len() + self.aside.len() + self.hand.owed
     }
 
     fn owe(&mut self, id: Box<str>, most: usize) {
-        if self.owed.len() + self.hand.owed >= most && !self.owed.contains(&id) {
+        if self.aside.has(&id) {
+            return;
+        }
+        if self.owes() >= most && !self.owed.contains(&id) {
             self.lost += 1;
             return;
         }
         self.owed.insert(id);
     }
 
-    fn take(&mut self) -> Option<Work> {
+    fn take(&mut self, most: usize) -> Option<Work> {
         let work = match self.changes.front() {
-            Some(Change::Merge(_)) => Work::Merge(self.take_while(|change| match change {
+            Some(Change::Merge(_)) => Work::Merge(self.take_while(most, |change| match change {
                 Change::Merge(merge) => Some(merge.clone()),
                 Change::Look(_) | Change::Prune(_) => None,
             })),
-            Some(Change::Look(_)) => Work::Look(self.take_while(|change| match change {
+            Some(Change::Look(_)) => Work::Look(self.take_while(most, |change| match change {
                 Change::Look(id) => Some(id.clone()),
                 Change::Merge(_) | Change::Prune(_) => None,
             })),
             Some(Change::Prune(_)) => {
-                let prunes = self.take_while(|change| match change {
+                let prunes = self.take_while(most, |change| match change {
                     Change::Prune(prune) => Some(prune.clone()),
                     Change::Merge(_) | Change::Look(_) => None,
                 });
                 Work::Prune(prunes.into_iter().next_back()?)
             }
-            None if self.owed.is_empty() => return None,
-            None => {
-                let ids: Vec<Box<str>> = std::iter::from_fn(|| self.owed.pop_first()).take(BATCH).collect();
+            None if !self.owed.is_empty() => {
+                let ids: Vec<Box<str>> = std::iter::from_fn(|| self.owed.pop_first()).take(most).collect();
                 self.hand.owed = ids.len();
                 Work::Owed(ids)
             }
+            None if self.aside.due_in(Instant::now()) == Some(Duration::ZERO) => {
+                let ids = self.aside.take(BATCH);
+                self.hand.owed = ids.len();
+                Work::Aside(ids)
+            }
+            None => return None,
         };
         Some(work)
     }
 
     /// Takes changes in hand as long as they are of a kind, and not too many.
-    fn take_while<T>(&mut self, of_kind: impl Fn(&Change) -> Option<T>) -> Vec<T> {
+    fn take_while<T>(&mut self, most: usize, of_kind: impl Fn(&Change) -> Option<T>) -> Vec<T> {
         let mut taken = Vec::new();
         while let Some(change) = self.changes.front() {
             let bytes = change.bytes();
-            let is_full = taken.len() >= BATCH || !taken.is_empty() && self.hand.bytes + bytes > BATCH_BYTES;
+            let is_full = taken.len() >= most || !taken.is_empty() && self.hand.bytes + bytes > BATCH_BYTES;
             let Some(one) = of_kind(change).filter(|_| !is_full) else { break };
             taken.push(one);
             self.hand.changes += 1;

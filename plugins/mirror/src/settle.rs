@@ -1,9 +1,10 @@
-//! Brings a shadow one piece of work. What it could not do now is put back, what it will never do is refused.
+//! Brings a shadow one piece of work. What it could not do now is put back, what it will never do is refused. What alone it
+//! could not do is set aside.
 
 use std::time::Duration;
 
 use storage_plugin_api::{
-    Call, Delete, Deleted, Error, ErrorKind, Fields, Item, Outcome, Prune, Result, State, with_items,
+    Call, Child, Delete, Deleted, Error, ErrorKind, Fields, Item, Outcome, Prune, Result, State, with_items,
 };
 
 use crate::mirror::Layer;
@@ -15,26 +16,101 @@ const CALL_BUDGET: Duration = Duration::from_secs(10);
 /// About how many characters of bodies are read from the primary at once.
 const READ_CHARACTERS: u64 = 4 * 1024 * 1024;
 
-/// What could not be done now, and why.
-type Rest<T> = Option<(Vec<T>, Error)>;
+/// So many of those that were set aside are looked at alone where they failed together.
+const ALONE: usize = 16;
 
-/// Does the work, and tells the queue. An error means that a child is away.
-pub(crate) fn settle(layer: &Layer, shadow: &Shadow, work: Work) -> Option<Error> {
-    let (rest, error) = match work {
-        Work::Merge(merges) => split(merge(layer, shadow, merges), Work::Merge),
-        Work::Look(ids) => split(look(layer, shadow, ids), Work::Look),
-        Work::Owed(ids) => split(look(layer, shadow, ids), Work::Owed),
-        Work::Prune(one) => match prune(shadow, &one) {
-            Ok(()) => (None, None),
-            Err(error) => (Some(Work::Prune(one)), Some(error)),
-        },
-    };
-    shadow.queue.settled(rest);
-    error
+/// What came of some work.
+pub(crate) enum Came {
+    /// All of it is done, or refused for good.
+    Through,
+    /// Some of it is, and the rest is set aside.
+    Partly(Error),
+    /// Nothing of it is, though the children are there.
+    Aside(Error),
+    /// A child is away.
+    Away(Error),
 }
 
-fn split<T>(rest: Rest<T>, work: fn(Vec<T>) -> Work) -> (Option<Work>, Option<Error>) {
-    rest.map_or((None, None), |(rest, error)| (Some(work(rest)), Some(error)))
+/// What is left of some work.
+struct Left<T> {
+    /// It could not be done now, with what comes behind it.
+    rest: Vec<T>,
+    /// These could not, while others could.
+    aside: Vec<Box<str>>,
+    error: Option<Error>,
+    /// Something was done.
+    is_through: bool,
+}
+
+/// Does the work, and tells the queue.
+pub(crate) fn settle(layer: &Layer, shadow: &Shadow, work: Work) -> Came {
+    match work {
+        Work::Merge(merges) => tell(shadow, merge(layer, shadow, merges), Work::Merge),
+        Work::Look(ids) => tell(shadow, look(layer, shadow, ids), Work::Look),
+        Work::Owed(ids) => tell(shadow, look(layer, shadow, ids), Work::Owed),
+        Work::Aside(ids) => look_aside(layer, shadow, ids),
+        Work::Prune(one) => match prune(shadow, &one) {
+            Err(error) if is_passing(&error) => {
+                shadow.queue.settled(Some(Work::Prune(one)), Vec::new());
+                Came::Away(error)
+            }
+            pruned => {
+                if let Err(error) = pruned {
+                    shadow.queue.lose(1);
+                    shadow.does_not_prune(&error);
+                }
+                shadow.queue.settled(None, Vec::new());
+                Came::Through
+            }
+        },
+    }
+}
+
+fn tell<T>(shadow: &Shadow, left: Left<T>, work: fn(Vec<T>) -> Work) -> Came {
+    let Left { rest, aside, error, is_through } = left;
+    let is_away = !rest.is_empty();
+    shadow.queue.settled(is_away.then(|| work(rest)), aside);
+    match error {
+        None => Came::Through,
+        Some(error) if is_away => Came::Away(error),
+        Some(error) if is_through => Came::Partly(error),
+        Some(error) => Came::Aside(error),
+    }
+}
+
+/// Looks at those that were set aside: together, and at some of them alone where one may be at fault.
+fn look_aside(layer: &Layer, shadow: &Shadow, ids: Vec<Box<str>>) -> Came {
+    let mut left = look(layer, shadow, ids);
+    if left.rest.len() > 1 {
+        let later = left.rest.split_off(left.rest.len().min(ALONE));
+        for id in std::mem::take(&mut left.rest) {
+            match left.rest.is_empty() {
+                true => left.join(look(layer, shadow, vec![id])),
+                false => left.rest.push(id),
+            }
+        }
+        left.rest.extend(later);
+    }
+    left.aside.append(&mut left.rest);
+    shadow.queue.settled(Some(Work::Aside(left.aside)), Vec::new());
+    match left.error {
+        None => Came::Through,
+        Some(error) if left.is_through => Came::Partly(error),
+        Some(error) => Came::Aside(error),
+    }
+}
+
+impl<T> Left<T> {
+    fn nothing() -> Self {
+        Self { rest: Vec::new(), aside: Vec::new(), error: None, is_through: false }
+    }
+
+    fn join(&mut self, other: Self) {
+        self.rest.extend(other.rest);
+        self.aside.extend(other.aside);
+        self.error = other.error.or(self.error.take());
+        self.is_through |= other.is_through;
+    }
 }
 
 /// True for a failure that says nothing of the items. `Configuration` is an outage that the operator must end.
@@ -46,25 +122,34 @@ pub(crate) fn is_passing(error: &Error) -> bool {
 }
 
 /// Merges; alone what fails together.
-fn merge(layer: &Layer, shadow: &Shadow, merges: Vec<Merge>) -> Rest<Merge> {
+fn merge(layer: &Layer, shadow: &Shadow, merges: Vec<Merge>) -> Left<Merge> {
     let lent: Vec<(&str, &State)> = merges.iter().map(|merge| (&*merge.id, &*merge.state)).collect();
-    let refuse = |id: &str, error: &Error| refuses(layer, shadow, id, error);
     let outcomes = with_items(&lent, |items| merge_each(shadow, items));
-    let mut away = None;
+    let mut left = Left::nothing();
     let mut taken = 0;
-    let mut rest = Vec::new();
     for (one, outcome) in merges.into_iter().zip(outcomes) {
         match outcome {
             Ok(()) => taken += 1,
             Err(error) if is_passing(&error) => {
-                rest.push(one);
-                away.get_or_insert(error);
+                left.rest.push(one);
+                left.error.get_or_insert(error);
+                continue;
             }
-            Err(error) => refuse(&one.id, &error),
+            Err(error) => refuses(layer, shadow, &one.id, &error),
         }
+        left.is_through = true;
     }
     layer.host.count("shadow_merged", taken);
-    away.map(|error| (rest, error))
+    let is_one = left.rest.len() == 1;
+    if left.is_through || is_one && is_there(&shadow.child, &call(shadow)) {
+        left.aside.extend(left.rest.drain(..).map(|one| Box::from(&*one.id)));
+    }
+    left
+}
+
+/// Whether a child that failed for one evaluation answers for another.
+fn is_there(child: &Child, call: &Call) -> bool {
+    child.backend.get(call, &["0"], Fields::WithoutBodies).is_ok()
 }
 
 /// What became of each item. A failure of the whole call that is not an outage is due to one of them, so each is tried alone.
@@ -94,50 +179,51 @@ fn merge_each(shadow: &Shadow, items: &[Item<'_>]) -> Vec<Result<()>> {
 }
 
 /// Brings the shadow to what the primary has of some ids.
-fn look(layer: &Layer, shadow: &Shadow, mut ids: Vec<Box<str>>) -> Rest<Box<str>> {
-    let mut failure = None;
-    let mut again: Vec<Box<str>> = Vec::new();
-    while !ids.is_empty() && failure.is_none() {
-        let looked = look_at_some(layer, shadow, &ids);
-        match looked {
-            Ok(Looked { done, unsettled }) => {
-                again.extend(unsettled);
+fn look(layer: &Layer, shadow: &Shadow, mut ids: Vec<Box<str>>) -> Left<Box<str>> {
+    let mut left = Left::nothing();
+    let is_one = ids.len() == 1;
+    while !ids.is_empty() && left.rest.is_empty() {
+        match look_at_some(layer, shadow, &ids) {
+            Ok(Looked { done, unsettled, error }) => {
+                left.is_through |= unsettled.len() < done;
+                left.aside.extend(unsettled);
+                left.error = error.or(left.error);
                 ids.drain(..done);
             }
-            Err(error) if is_passing(&error) => failure = Some(error),
+            Err(error) if is_passing(&error) => {
+                let are_there = || [&layer.primary, &shadow.child].map(|child| is_there(child, &call(shadow)));
+                match is_one && are_there() == [true; 2] {
+                    true => left.aside.append(&mut ids),
+                    false => left.rest.append(&mut ids),
+                }
+                left.error = Some(error);
+            }
             // One of them is at fault, and which one is found by looking at each alone.
             Err(error) if ids.len() == 1 => {
                 refuses(layer, shadow, &ids[0], &error);
+                left.is_through = true;
                 ids.clear();
             }
             Err(_) => {
                 for id in std::mem::take(&mut ids) {
-                    match failure {
-                        Some(_) => ids.push(id),
-                        None => {
-                            if let Some((rest, error)) = look(layer, shadow, vec![id]) {
-                                ids.extend(rest);
-                                failure = Some(error);
-                            }
-                        }
+                    match left.rest.is_empty() {
+                        true => left.join(look(layer, shadow, vec![id])),
+                        false => left.rest.push(id),
                     }
                 }
             }
         }
     }
-    again.extend(ids);
-    if failure.is_none() && !again.is_empty() {
-        failure = Some(Error::unavailable("the primary cannot tell all of it now, or it changes meanwhile"));
-    }
-    failure.map(|error| (again, error))
+    left
 }
 
 /// What came of the first of some ids.
 struct Looked {
     /// So many of them.
     done: usize,
-    /// Among these there is no telling yet.
+    /// Among these there is no telling yet, or the shadow fails for them while it does not for others.
     unsettled: Vec<Box<str>>,
+    error: Option<Error>,
 }
 
 /// Looks at as many as fit into memory.
@@ -168,21 +254,45 @@ fn look_at_some(layer: &Layer, shadow: &Shadow, ids: &[Box<str>]) -> Result<Look
             None => absent.push(*id),
         }
     }
+    let mut error = None;
+    if !unsettled.is_empty() {
+        error = Some(Error::unavailable("the primary cannot tell all of it now"));
+    }
     let outcomes = if held.is_empty() { Vec::new() } else { with_items(&held, |items| merge_each(shadow, items)) };
+    let mut failed = Vec::new();
     for ((id, _), outcome) in held.iter().zip(outcomes) {
         match outcome {
             Ok(()) => {}
-            Err(error) if is_passing(&error) => return Err(error),
+            Err(error) if is_passing(&error) => failed.push((*id, error)),
             Err(error) => refuses(layer, shadow, id, &error),
         }
     }
-    unsettled.extend(delete(layer, shadow, &absent)?);
+    let back = delete(layer, shadow, &absent, &mut failed)?;
+    if !back.is_empty() {
+        error = Some(Error::unavailable("it changes meanwhile"));
+    }
+    unsettled.extend(back);
+    if failed.len() == some.len() {
+        return Err(failed.swap_remove(0).1);
+    }
+    for (id, cause) in failed {
+        unsettled.push(id.into());
+        error = Some(cause);
+    }
+    unsettled.sort_unstable();
+    unsettled.dedup();
     layer.host.count("shadow_repaired", (some.len() - unsettled.len()) as u64);
-    Ok(Looked { done: some.len(), unsettled })
+    Ok(Looked { done: some.len(), unsettled, error })
 }
 
-/// Deletes what the primary does not have; gives those that it has after all, since somebody merged them meanwhile.
-fn delete(layer: &Layer, shadow: &Shadow, absent: &[&str]) -> Result<Vec<Box<str>>> {
+/// Deletes what the primary does not have; gives those that it has after all, since somebody merged them meanwhile. Those
+/// that the shadow cannot delete now are added to `failed`.
+fn delete<'i>(
+    layer: &Layer,
+    shadow: &Shadow,
+    absent: &[&'i str],
+    failed: &mut Vec<(&'i str, Error)>,
+) -> Result<Vec<Box<str>>> {
     if absent.is_empty() {
         return Ok(Vec::new());
     }
@@ -190,7 +300,7 @@ fn delete(layer: &Layer, shadow: &Shadow, absent: &[&str]) -> Result<Vec<Box<str
     for (id, answer) in absent.iter().zip(shadow.child.backend.delete(&call(shadow), &items)?) {
         match answer {
             Deleted::Deleted | Deleted::Absent | Deleted::Differs => {}
-            Deleted::Failed(error) if is_passing(&error) => return Err(error),
+            Deleted::Failed(error) if is_passing(&error) => failed.push((id, error)),
             Deleted::Failed(error) => refuses(layer, shadow, id, &error),
         }
     }

@@ -46,10 +46,34 @@ impl Standing {
 struct Troubles {
     is_away: bool,
     last_error: Option<String>,
-    refused: u64,
+    /// But for what is lost, which the queue knows.
+    differs: Differs,
+}
+
+/// In what a shadow differs from the primary, until it is repaired.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Differs {
+    /// Changes that it will never hear of.
+    pub(crate) lost: u64,
+    pub(crate) refused: u64,
     /// The first of them.
-    refused_ids: BTreeSet<Box<str>>,
-    panics: u64,
+    pub(crate) refused_ids: BTreeSet<Box<str>>,
+    /// How often the thread that follows panicked.
+    pub(crate) panics: u64,
+}
+
+impl Differs {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.lost += other.lost;
+        self.refused += other.refused;
+        self.panics += other.panics;
+        let room = NAMED.saturating_sub(self.refused_ids.len());
+        self.refused_ids.extend(other.refused_ids.into_iter().take(room));
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.lost == 0 && self.refused == 0 && self.panics == 0
+    }
 }
 
 impl Shadow {
@@ -79,25 +103,54 @@ impl Shadow {
     /// It will never take the state that the primary has of this one.
     pub(crate) fn refuses(&self, id: &str, error: &Error) {
         let mut troubles = lock(&self.troubles);
-        troubles.refused += 1;
         troubles.last_error = Some(error.message.clone());
-        if troubles.refused_ids.len() < NAMED && troubles.refused_ids.insert(id.into()) {
+        let differs = &mut troubles.differs;
+        differs.refused += 1;
+        if differs.refused_ids.len() < NAMED && differs.refused_ids.insert(id.into()) {
             warn!(shadow = self.child.name, id, %error, "shadow refuses what the primary has, and differs from it");
         }
     }
 
+    /// It fails for some evaluations, which are set aside.
+    pub(crate) fn fails_for_some(&self, error: &Error) {
+        lock(&self.troubles).last_error = Some(error.message.clone());
+    }
+
+    /// It will never do this prune; the next one comes by itself.
+    pub(crate) fn does_not_prune(&self, error: &Error) {
+        lock(&self.troubles).last_error = Some(error.message.clone());
+        warn!(shadow = self.child.name, %error, "shadow does not prune as the primary did, and differs from it");
+    }
+
     /// The thread that follows has a defect.
     pub(crate) fn panicked(&self) {
-        lock(&self.troubles).panics += 1;
+        lock(&self.troubles).differs.panics += 1;
+    }
+
+    /// In what it differs, those before this instance included.
+    pub(crate) fn differs(&self) -> Differs {
+        let mut differs = Differs { lost: self.queue.figures().lost, ..Differs::default() };
+        let troubles = lock(&self.troubles);
+        let Differs { lost: _, refused, refused_ids, panics } = &troubles.differs;
+        differs.add(Differs { lost: 0, refused: *refused, refused_ids: refused_ids.clone(), panics: *panics });
+        differs
+    }
+
+    /// It differs in this already.
+    pub(crate) fn take_over(&self, differs: Differs) {
+        self.queue.lose(differs.lost);
+        lock(&self.troubles).differs.add(Differs { lost: 0, ..differs });
     }
 
     /// What the operator should know; empty while all is well.
     pub(crate) fn trouble(&self) -> Option<String> {
-        let (Figures { changes, owed, lost, .. }, troubles) = (self.queue.figures(), lock(&self.troubles));
+        let Figures { changes, owed, failing, .. } = self.queue.figures();
+        let differs = self.differs();
+        let troubles = lock(&self.troubles);
         let name = &self.child.name;
         let error = troubles.last_error.as_deref().unwrap_or("no reason given");
-        if lost > 0 || troubles.refused > 0 || troubles.panics > 0 {
-            let (refused, panics) = (troubles.refused, troubles.panics);
+        if !differs.is_nothing() {
+            let Differs { lost, refused, panics, .. } = differs;
             return Some(format!(
                 "`{name}` differs: {lost} changes are lost to it, {refused} it refused, {panics} times the thread that brings them panicked (last error: {error}); see `storage-worker diff --repair`"
             ));
@@ -105,14 +158,18 @@ impl Shadow {
         if troubles.is_away {
             return Some(format!("`{name}` is {} behind ({error})", changes + owed));
         }
+        if failing > 0 {
+            return Some(format!("`{name}` does not take {failing} evaluations now, but others ({error})"));
+        }
         (owed > 0).then(|| format!("`{name}` catches up with {owed} evaluations"))
     }
 
     /// How far it has what the primary has.
     pub(crate) fn standing(&self) -> Standing {
+        let differs = !self.differs().is_nothing();
         let (figures, troubles) = (self.queue.figures(), lock(&self.troubles));
         match () {
-            () if figures.lost > 0 || troubles.refused > 0 || troubles.panics > 0 => Standing::Diverged,
+            () if differs => Standing::Diverged,
             () if troubles.is_away || figures.owed > 0 => Standing::Behind,
             () => Standing::Mirrored,
         }
@@ -124,8 +181,10 @@ impl Shadow {
         let troubles = lock(&self.troubles);
         json!({
             "queued": figures.changes, "queued_bytes": figures.bytes, "owed": figures.owed,
+            "failing": figures.failing,
             "overflowed": figures.overflowed, "lost": figures.lost,
-            "refused": troubles.refused, "refused_ids": troubles.refused_ids, "last_error": troubles.last_error,
+            "refused": troubles.differs.refused, "refused_ids": troubles.differs.refused_ids,
+            "last_error": troubles.last_error,
         })
     }
 }

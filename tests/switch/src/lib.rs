@@ -1,8 +1,9 @@
 //! A layer over one backend that is unavailable while a file is there, so that a test can take a backend away and give
-//! it back. With `slow_ms` every merge takes so long, with `open_slow_ms` opening it does, so that a test finds it at work.
+//! it back. With `slow_ms` every merge takes so long, with `open_slow_ms` opening it does, so that a test finds it at work;
+//! with `merge_waits_while` and `open_waits_while` as long as the test wants.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use storage_plugin_api::{
@@ -24,6 +25,10 @@ pub struct Options {
     /// How long it takes to open it.
     #[serde(default)]
     open_slow_ms: u64,
+    /// Opening it waits while this file is there.
+    open_waits_while: Option<PathBuf>,
+    /// Each merge waits while this file is there.
+    merge_waits_while: Option<PathBuf>,
 }
 
 /// The layer.
@@ -31,6 +36,16 @@ pub struct Options {
 pub struct Switch {
     options: Options,
     inner: Child,
+}
+
+/// Waits while a file is there, whatever the deadline is, but not for ever.
+fn wait_while(file: Option<&PathBuf>, call: &str) {
+    let Some(file) = file.filter(|file| file.exists()) else { return };
+    tracing::info!(call, "switch waits");
+    let end = Instant::now() + Duration::from_secs(120);
+    while file.exists() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 impl Switch {
@@ -53,6 +68,7 @@ impl OpenBackend for Switch {
 
     fn open(options: Options, mut opening: Opening) -> Result<Self> {
         std::thread::sleep(Duration::from_millis(options.open_slow_ms));
+        wait_while(options.open_waits_while.as_ref(), "open");
         let inner = opening.children.pop().ok_or_else(|| Error::configuration("there is no child as `inner`"))?;
         Ok(Self { options, inner })
     }
@@ -62,6 +78,7 @@ impl Backend for Switch {
     fn merge(&self, call: &Call, batch: &[Item<'_>]) -> Result<Vec<Answer>> {
         let inner = self.inner()?;
         std::thread::sleep(Duration::from_millis(self.options.slow_ms));
+        wait_while(self.options.merge_waits_while.as_ref(), "merge");
         inner.merge(call, batch)
     }
 

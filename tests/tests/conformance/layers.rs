@@ -1,7 +1,8 @@
 //! Every layer keeps the whole contract over every store, and layers over layers do.
 //!
 //! A tree is written `layer(primary, other)`. What a tree must reach follows from its stores. `LAYERS=all` tries every
-//! layer over every store, and every order of the three over every store; `LAYERS='mirror(file, memory)'` that one.
+//! layer over every store, every order of the three over every store, and the few trees that are always tried;
+//! `LAYERS='mirror(file, memory)'` that one.
 
 use std::fmt::Write;
 use std::time::Instant;
@@ -12,11 +13,13 @@ use storage_worker_tests::postgres_server::PostgresServer;
 use crate::Kit;
 use crate::right::assert_reached;
 
-/// Each layer above the two others, and each store below all of them.
-const FEW: [&str; 3] = [
+/// Each layer above the two others, each store below all of them, and one that used to fail.
+const FEW: [&str; 4] = [
     "composite(mirror_all(tiered(postgres, file), sqlite), file)",
     "tiered(composite(mirror_all(sqlite, sqlite), sqlite), sqlite)",
     "mirror(tiered(composite(memory, file), file), memory)",
+    // Exclusive for its shadow alone, which refuses nobody.
+    "mirror(sqlite, memory)",
 ];
 
 const STORES: [&str; 4] = ["memory", "file", "sqlite", "postgres"];
@@ -44,11 +47,13 @@ fn all() -> Vec<String> {
             [tiered, mirror, composite],
             [mirror, composite, tiered],
             [mirror, tiered, composite],
+            [composite, tiered, ("mirror", "memory")],
         ] {
             let below = |tree: String, (layer, other): &(&str, &str)| over(layer, &tree, other);
             trees.push(order.iter().rev().fold(store.to_owned(), below));
         }
     }
+    trees.extend(FEW.map(str::to_owned));
     trees
 }
 

@@ -1,11 +1,12 @@
 //! One change of storage from beginning to end: from the tree that is in use to the one that the configuration asks for.
 //!
 //! What can be opened beside the old tree is; lanes notice nothing. They are held only where they must be: while a backend
-//! is handed over to itself, and for a last look at a fallback that goes. `storage/change.rs` says what is carried over.
+//! is handed over to itself, and for a last look at a fallback, or a store in memory, that goes. `storage/change.rs` says
+//! what is carried over.
 
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tracing::{info, warn};
 
@@ -60,7 +61,7 @@ impl Running {
         if is_same && self.tree.is_some() {
             return Ok(Reloaded { generation: self.parts.generation, restart, ..Reloaded::default() });
         }
-        let leaving = if force { Vec::new() } else { old.dropped_fallbacks(&plan) };
+        let leaving = if force { Vec::new() } else { old.left_behind(&carried, &plan) };
         // Before anything is opened, since most likely this is the answer; what comes meanwhile is looked for below.
         self.must_be_empty(&leaving)?;
         let handed_over = carried.handed_over(&old, &plan);
@@ -73,20 +74,29 @@ impl Running {
         self.adopt(plan, loaded);
         let before = self.serve(Arc::new(tree));
         self.rest = None;
+        let mut notes = Vec::new();
         if handed_over.is_empty() {
             self.wait_for_readers(&old);
-            self.close_rest(&old, &carried, before);
+            if !self.wait_for_lanes(&before) {
+                let limit = self.parts.config.storage.call_timeout;
+                warn!(?limit, "storage.still_in_the_tree_before");
+                notes.push(format!(
+                    "a merge into the tree before has not come back within {limit:?}; what it may still store is there alone"
+                ));
+            }
+            drop(before);
+            self.close_but(&old, &carried);
         }
         self.forget_backends(&old);
-        Ok(Reloaded { generation: self.parts.generation, opened, closed, restart })
+        Ok(Reloaded { generation: self.parts.generation, opened, closed, restart, notes })
     }
 
-    /// Opens what is new beside the old tree. If a fallback leaves with it, lanes are held and it is looked at again: from
-    /// then on nothing can come into it. On success they stay held until the new tree is served.
+    /// Opens what is new beside the old tree. If something leaves with it that must be empty, nobody is let in any more and
+    /// it is looked at again. On success that stays so until the new tree is served.
     fn open_and_look(
         &self,
         plan: &Plan,
-        old: &Tree,
+        old: &Arc<Tree>,
         carried: &Carried,
         leaving: &[Arc<Guard>],
     ) -> Result<Tree, ReloadError> {
@@ -95,12 +105,31 @@ impl Running {
             return Ok(tree);
         }
         let before = self.hold_lanes(old);
-        if let Err(error) = self.wait_for_lanes(&before, leaving).and_then(|()| self.must_be_empty(leaving)) {
-            self.parts.worker.replace((*before).clone());
+        if let Err(error) = self.look_again(old, &before, leaving) {
             self.close_but(&tree, carried);
             return Err(error);
         }
         Ok(tree)
+    }
+
+    /// Nobody comes into the old tree any more, and once nobody is in it what leaves is looked at. If it does not leave
+    /// everybody is let in again.
+    fn look_again(&self, old: &Arc<Tree>, before: &Arc<Served>, leaving: &[Arc<Guard>]) -> Result<(), ReloadError> {
+        let Some(first) = leaving.first() else { return Ok(()) };
+        let was_open = self.parts.current.clear("storage is being changed").is_some();
+        let is_alone = self.wait_for_lanes(before) && self.wait_for_readers(old);
+        let looked = match is_alone {
+            true => self.must_be_empty(leaving),
+            // What a call that hangs puts into it could not be seen.
+            false => Err(ReloadError::Busy(first.instance().to_string(), self.parts.config.storage.call_timeout)),
+        };
+        if looked.is_err() {
+            if was_open {
+                self.parts.current.put(Arc::clone(old));
+            }
+            self.parts.worker.replace((**before).clone());
+        }
+        looked
     }
 
     fn open_beside(&self, plan: &Plan, carried: &Carried) -> Result<Tree, ReloadError> {
@@ -108,7 +137,8 @@ impl Running {
         Ok(plan.open_beside(carried, Patience::None, &self.parts.metrics, None, &stopping)?)
     }
 
-    /// Closes what only one can have open, then opens it as the plan asks. Events wait meanwhile.
+    /// Closes what only one can have open, then opens it as the plan asks. Events wait meanwhile, and for nothing else:
+    /// what does not stand on it is opened before.
     fn hand_over(
         &mut self,
         plan: &Plan,
@@ -117,21 +147,38 @@ impl Running {
         names: &[Arc<str>],
         leaving: &[Arc<Guard>],
     ) -> Result<Tree, ReloadError> {
-        let before = self.hold_lanes(old);
-        if !leaving.is_empty()
-            && let Err(error) = self.wait_for_lanes(&before, leaving).and_then(|()| self.must_be_empty(leaving))
-        {
-            self.parts.worker.replace((*before).clone());
-            return Err(error);
+        let is_late = plan.standing_on(names);
+        let (metrics, stopping) = (&self.parts.metrics, || self.is_stopping());
+        let there = plan.open_some(carried, &|node| !is_late[node], Patience::None, metrics, None, &stopping)?;
+        let tree = self.hand_over_now(plan, old, carried, &there, names, leaving);
+        if tree.is_err() {
+            plan.close_new(&there, carried);
         }
+        tree
+    }
+
+    fn hand_over_now(
+        &mut self,
+        plan: &Plan,
+        old: &Arc<Tree>,
+        carried: &Carried,
+        there: &Carried,
+        names: &[Arc<str>],
+        leaving: &[Arc<Guard>],
+    ) -> Result<Tree, ReloadError> {
+        let before = self.hold_lanes(old);
+        self.look_again(old, &before, leaving)?;
         self.parts.current.clear(format!("storage is being handed over: {} is opened anew", names.join(", ")));
         self.tree = None;
         self.rest = Some(Arc::clone(old));
-        if let Some(failure) = self.close_rest(old, carried, before).into_iter().next() {
+        // One that does not come back keeps what it is in from being closed.
+        self.wait_for_lanes(&before);
+        drop(before);
+        if let Some(failure) = self.close_but(old, carried).into_iter().next() {
             // Its successor could not have what it still holds.
             return Err(ReloadError::NotClosed(failure.instance.to_string(), failure.reason));
         }
-        self.open_beside(plan, carried)
+        self.open_beside(plan, there)
     }
 
     /// Opens again what a failed change has closed, within the time that one opening may take; `run` goes on with it
@@ -154,39 +201,29 @@ impl Running {
         })
     }
 
-    /// Waits until no lane is in a tree that they were taken from. What a call that hangs puts into a fallback could not
-    /// be seen.
-    fn wait_for_lanes(&self, served: &Arc<Served>, leaving: &[Arc<Guard>]) -> Result<(), ReloadError> {
-        let limit = self.parts.config.storage.call_timeout;
-        self.wait_at_most(limit, &|| Arc::strong_count(served) > 1);
-        match leaving.first().filter(|_| Arc::strong_count(served) > 1) {
-            Some(fallback) => Err(ReloadError::Busy(fallback.instance().to_string(), limit)),
-            None => Ok(()),
-        }
+    /// Waits until no lane is in a tree that they were taken from; false if one still is.
+    fn wait_for_lanes(&self, served: &Arc<Served>) -> bool {
+        self.wait_at_most(&|| Arc::strong_count(served) > 1)
     }
 
-    /// Waits until nobody reads from a tree that is no longer found.
-    fn wait_for_readers(&self, old: &Arc<Tree>) {
-        // The caller has it.
-        self.wait_at_most(self.parts.config.storage.call_timeout, &|| Arc::strong_count(old) > 1);
+    /// Waits until nobody reads from a tree that is no longer found, or calls a backend of it; false if somebody still does.
+    fn wait_for_readers(&self, old: &Arc<Tree>) -> bool {
+        let is_same = |tree: &&Arc<Tree>| Arc::ptr_eq(tree, old);
+        // The caller has it, and this may.
+        let kept = 1 + self.tree.iter().chain(&self.rest).filter(is_same).count();
+        self.wait_at_most(&|| Arc::strong_count(old) > kept)
     }
 
-    fn wait_at_most(&self, limit: Duration, waits: &dyn Fn() -> bool) {
-        let deadline = Instant::now() + limit;
+    fn wait_at_most(&self, waits: &dyn Fn() -> bool) -> bool {
+        let deadline = Instant::now() + self.parts.config.storage.call_timeout;
         while waits() && Instant::now() < deadline && !self.is_closing() {
             thread::sleep(STEP / 20);
         }
+        !waits()
     }
 
     fn must_be_empty(&self, leaving: &[Arc<Guard>]) -> Result<(), ReloadError> {
         leaving.iter().try_for_each(|fallback| fallback.must_be_empty(self.parts.config.storage.call_timeout))
-    }
-
-    /// Closes what is not carried over, once no lane is in it any more.
-    fn close_rest(&self, old: &Tree, carried: &Carried, served: Arc<Served>) -> Vec<CloseFailure> {
-        let _ = self.wait_for_lanes(&served, &[]);
-        drop(served);
-        self.close_but(old, carried)
     }
 
     fn close_but(&self, tree: &Tree, carried: &Carried) -> Vec<CloseFailure> {

@@ -64,7 +64,29 @@ fn a_panic_of_drop_is_caught() {
 #[test]
 fn who_finds_no_place_within_the_call_timeout_is_told_overloaded() {
     let backend = TestBackend::new();
-    let config = Config { call_timeout: Duration::from_millis(30), ..quick() };
+    let guard = guarded(&backend, &quick(), &Metrics::new());
+    let (release, entered) = backend.hang();
+
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| merge(&guard, &["a"]));
+        }
+        for _ in 0..2 {
+            entered.recv().expect("two calls enter");
+        }
+        let state = queued();
+        let soon = Call::with_budget(Duration::from_millis(30));
+        let error = with_items(&[("a", &state)], |batch| guard.merge(&soon, batch)).expect_err("both places are taken");
+        assert_eq!(error.kind, ErrorKind::Overloaded);
+        drop(release);
+    });
+}
+
+/// It used to be told that it is overloaded, which no layer takes for an outage.
+#[test]
+fn who_finds_no_place_since_calls_hang_is_told_that_the_backend_is_away() {
+    let backend = TestBackend::new();
+    let config = Config { call_timeout: Duration::from_millis(1), ..quick() };
     let guard = guarded(&backend, &config, &Metrics::new());
     let (release, entered) = backend.hang();
 
@@ -75,10 +97,31 @@ fn who_finds_no_place_within_the_call_timeout_is_told_overloaded() {
         for _ in 0..2 {
             entered.recv().expect("two calls enter");
         }
-        let error = merge(&guard, &["a"]).expect_err("both places are taken");
-        assert_eq!(error.kind, ErrorKind::Overloaded);
+        eventually("they hang", || guard.hanging().is_some());
+        for _ in 0..3 {
+            assert_eq!(merge(&guard, &["a"]).expect_err("both places are taken").kind, ErrorKind::Unavailable);
+        }
+        assert_ne!(guard.breaker_state(), BreakerState::Closed);
         drop(release);
     });
+}
+
+/// A probe that asked for nothing used to close the breaker, though the store was not asked.
+#[test]
+fn a_merge_of_nothing_does_not_show_that_a_backend_is_back() {
+    let backend = TestBackend::new();
+    let guard = guarded(&backend, &quick(), &Metrics::new());
+    backend.is_away();
+    for _ in 0..3 {
+        assert!(merge(&guard, &["a"]).is_err());
+    }
+    backend.set_fault(|_| Ok(()));
+
+    eventually("it may be asked again", || merge(&guard, &[]).is_ok());
+    assert_ne!(guard.breaker_state(), BreakerState::Closed);
+
+    eventually("it is found again", || merge(&guard, &["a"]).is_ok());
+    assert_eq!(guard.breaker_state(), BreakerState::Closed);
 }
 
 #[test]

@@ -46,6 +46,29 @@ fn states_and_blobs_of_a_layer_may_be_in_one_exclusive_backend() {
     assert!(plan(&of(other)).is_err());
 }
 
+/// Another worker's collection does not see what a fallback holds.
+#[test]
+fn a_fallback_below_a_layer_that_collects_blobs_is_noted() {
+    let stores: [Configured<'_>; 3] = [
+        ("a", "store", &[], json!({ "blobs": true })),
+        ("b", "store", &[], json!({ "durable": true })),
+        ("c", "store", &[], json!({ "blobs": true })),
+    ];
+    let noted = |layers: [Configured<'_>; 2]| {
+        let plan = plan(&[&layers[..], &stores].concat()).expect("all fits");
+        plan.nodes.iter().any(|node| node.description.notes.iter().any(|note| note.contains("`low` may keep")))
+    };
+
+    assert!(noted([
+        ("root", "layer", &[("primary", &["low"]), ("blobs", &["c"])], json!({})),
+        ("low", "layer", &[("primary", &["a"]), ("fallback", &["b"])], json!({})),
+    ]));
+    assert!(!noted([
+        ("root", "layer", &[("primary", &["low"]), ("fallback", &["b"])], json!({})),
+        ("low", "blobs_layer", &[("primary", &["a"]), ("blobs", &["c"])], json!({})),
+    ]));
+}
+
 #[test]
 fn every_misfit_is_named_with_its_place() {
     let store = |options| ("s", "store", &[][..], options);

@@ -117,6 +117,22 @@ fn what_the_primary_refuses_stays_and_keeps_nothing_else_from_moving() {
     assert_eq!(tree.status("a"), Some(Status::Completed), "reads still find it");
 }
 
+/// Nothing else moved, so it was taken for an outage: tried ten times a second, each time turning health red.
+#[test]
+fn what_alone_is_left_in_the_fallback_is_told_and_is_no_outage() {
+    let tree = Tree::new(With::Fallback);
+    tree.primary.go_away();
+    assert_eq!(tree.merge("a", &event(2, Status::Completed)).outcome, Outcome::Accepted);
+    *lock(&tree.primary.fails_for) = Some((vec!["a"], Error::unavailable("it is too much")));
+    tree.primary.come_back();
+
+    let told = || tree.composite.health().details.get("refused_by_primary").is_some_and(|told| *told == 1);
+    eventually("health to tell", told);
+
+    assert_eq!((tree.state().as_str(), tree.fallback.ids()), ("catching_up", vec!["a".to_owned()]));
+    assert_eq!(tree.merge("b", &event(2, Status::Completed)).outcome, Outcome::Created);
+}
+
 #[test]
 fn what_the_primary_does_not_keep_as_promised_stays() {
     let tree = Tree::new(With::Fallback);

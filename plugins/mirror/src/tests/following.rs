@@ -145,6 +145,38 @@ fn what_a_shadow_refuses_is_named_and_keeps_nothing_else_back() {
     }
 }
 
+/// It used to be first again and again, and what came behind it was never tried.
+#[test]
+fn what_alone_fails_for_now_keeps_nothing_else_back() {
+    // In the queue, and owed: more than are settled in one call. The item alone fails, or the call with it.
+    for (options, kind) in [
+        (Options::default(), ErrorKind::Unavailable),
+        (Options::default(), ErrorKind::Overloaded),
+        (small(), ErrorKind::Unavailable),
+        (small(), ErrorKind::Overloaded),
+    ] {
+        let tree = Tree::new(options, &[Durability::Durable]);
+        tree.shadow().fails("a", kind);
+        tree.shadow().go_away();
+        tree.merge("a", &event(1, Status::Queued));
+        for number in 0..600 {
+            tree.merge(&format!("e-{number}"), &event(1, Status::Queued));
+        }
+
+        tree.shadow().come_back();
+
+        eventually("all the others", || lock(&tree.shadow().states).len() == 600);
+        eventually("only one to be left", || [tree.detail("owed"), tree.detail("failing")] == [1, 1]);
+        let reason = tree.mirror.health().reason;
+        assert!(tree.state() == "behind" && reason.contains("does not take 1 evaluations now, but others"), "{reason}");
+        tree.merge("later", &event(2, Status::Queued));
+        eventually("what comes later", || lock(&tree.shadow().states).contains_key("later"));
+        tree.shadow().fails("", kind);
+        tree.wait_until_alike();
+        eventually("all is well", || tree.state() == "mirrored");
+    }
+}
+
 #[test]
 fn a_prune_comes_behind_what_was_merged_before_it() {
     let tree = Tree::following();
@@ -191,6 +223,26 @@ fn the_next_instance_takes_over_what_the_one_before_owes() {
     tree.shadow().come_back();
     tree.wait_until_alike();
     next.close(&call()).expect("it ends");
+}
+
+/// A reload used to make a mirror say that all is well.
+#[test]
+fn the_next_instance_knows_that_the_shadow_differs() {
+    let tree = Tree::following();
+    tree.shadow().fails("bad", ErrorKind::InvalidItem);
+    tree.merge("bad", &event(1, Status::Queued));
+    eventually("it to be refused", || tree.state() == "diverged");
+    tree.shadow().go_away();
+    tree.mirror.prune(&call(), &Prune { ended_before: 10, limit: 100, dry_run: false }).expect("pruned");
+    let next = tree.another();
+
+    tree.mirror.close(&Call::with_budget(Duration::from_millis(100))).expect("it ends");
+
+    let of_next = || next.health().details;
+    eventually("the next one to know", || of_next()["state"] == "diverged");
+    let shadow = &of_next()["shadows"][tree.shadow().child("").name];
+    assert_eq!([&shadow["refused"], &shadow["lost"]], [1, 1], "the prune is lost: {shadow}");
+    assert_eq!(shadow["refused_ids"][0], "bad");
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub(crate) struct Store {
     durability: Durability,
     pub(crate) states: Mutex<BTreeMap<String, State>>,
     before: Mutex<Option<Before>>,
-    /// Items of this id fail: alone, or the whole call if it is a defect.
+    /// Items of this id fail: alone, or the whole call if it is a defect or too much.
     fails: Mutex<Option<(String, ErrorKind)>>,
     /// The names of all calls that came through.
     pub(crate) calls: Mutex<Vec<String>>,
@@ -91,7 +91,9 @@ impl Store {
 
     fn merge_one(&self, item: &Item<'_>) -> Result<Answer> {
         match &*lock(&self.fails) {
-            Some((id, ErrorKind::Internal)) if id == item.id() => return Err(Error::internal("it panicked")),
+            Some((id, kind @ (ErrorKind::Internal | ErrorKind::Overloaded))) if id == item.id() => {
+                return Err(Error::new(*kind, "it is too much"));
+            }
             Some((id, kind)) if id == item.id() => return Ok(Answer::rejected(Error::new(*kind, "not this one"))),
             Some(_) | None => {}
         }

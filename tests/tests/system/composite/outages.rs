@@ -47,6 +47,8 @@ enum Phase {
 struct Known {
     /// Events, and whether the fallback took them.
     events: BTreeMap<String, bool>,
+    /// The last one that was confirmed since the outage began.
+    last: Option<String>,
     has_ended: bool,
 }
 
@@ -77,6 +79,7 @@ impl Witness {
         let (id, event) = confirmation.about();
         let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
         let known = confirmed.entry(id).or_default();
+        known.last = (self.phase() != Phase::Whole).then(|| event.clone());
         known.events.insert(event, confirmation.text("backend") == "disk");
         known.has_ended |= ENDED.contains(&confirmation.text("status"));
     }
@@ -109,12 +112,13 @@ impl Witness {
         let Some(events) = self.answer(http, &format!("/evaluations/{id}/events")) else { return };
         // A read during which the phase changes may belong to either.
         let phase = if self.phase() == before { before } else { Phase::Changing };
-        let is_promised = |by_fallback: bool| match phase {
+        let is_promised = |event: &String, by_fallback: bool| match phase {
             Phase::Whole => true,
             Phase::Fallback => by_fallback,
-            Phase::Changing => false,
+            // Whoever took it, and whatever became of it since.
+            Phase::Changing => known.last.as_ref() == Some(event),
         };
-        for (event, _) in known.events.iter().filter(|(_, by_fallback)| is_promised(**by_fallback)) {
+        for (event, _) in known.events.iter().filter(|(event, by_fallback)| is_promised(event, **by_fallback)) {
             assert!(events.body.contains(event), "{event} of {id} was confirmed; read: {}", events.body);
         }
     }

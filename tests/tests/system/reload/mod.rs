@@ -6,6 +6,7 @@ mod fallback;
 mod many;
 mod refused;
 mod swaps;
+mod unasked;
 
 use std::collections::BTreeSet;
 

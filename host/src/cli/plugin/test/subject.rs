@@ -62,7 +62,9 @@ impl Origin {
             Self::File { library, options } => library.check(INSTANCE, &options, &[]),
             Self::Tree { loader, config, backends } => {
                 let plan = Plan::of(&config, &backends, &*loader).map_err(Error::configuration)?;
-                Ok(Description { capabilities: plan.capabilities().clone(), ..Description::default() })
+                // What the root asks of its children says that it is a layer.
+                let Description { capabilities, roles, .. } = plan.root().description.clone();
+                Ok(Description { capabilities, roles, ..Description::default() })
             }
         }
     }
