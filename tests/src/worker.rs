@@ -22,7 +22,7 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// A directory with a configuration, from which workers are started, one after the other or side by side.
 #[derive(Debug)]
 pub struct Setup {
-    directory: TempDir,
+    directory: Arc<TempDir>,
     config: Table,
     environment: Vec<(String, String)>,
     binary: PathBuf,
@@ -36,7 +36,7 @@ impl Setup {
     /// When no temporary directory can be made.
     #[must_use]
     pub fn new(redis_url: &str, plugin: &str) -> Self {
-        let directory = tempfile::tempdir().expect("make a temporary directory");
+        let directory = Arc::new(tempfile::tempdir().expect("make a temporary directory"));
         let dead_letters = directory.path().join("dead-letters.jsonl");
         let data = directory.path().join("data");
         let plugin_cache = directory.path().join("plugin-cache");
@@ -184,7 +184,7 @@ impl Setup {
         let output = process.child().stdout.take().expect("the output is piped");
         let errors = process.child().stderr.take().expect("the error output is piped");
         let readers = vec![log.follow(output), log.follow(errors)];
-        Worker { process, log, readers, http: None, admin: None }
+        Worker { process, log, readers, http: None, admin: None, _directory: Arc::clone(&self.directory) }
     }
 
     /// A command of the worker with this configuration, not started yet.
@@ -208,7 +208,7 @@ impl Setup {
     }
 }
 
-/// A running worker. Killed when dropped.
+/// A running worker. Killed when dropped; where a test fails, its last lines are shown then.
 #[derive(Debug)]
 pub struct Worker {
     process: Process,
@@ -216,6 +216,8 @@ pub struct Worker {
     readers: Vec<JoinHandle<()>>,
     http: Option<Http>,
     admin: Option<String>,
+    // Its set-up may be gone before it.
+    _directory: Arc<TempDir>,
 }
 
 impl Worker {
@@ -340,6 +342,14 @@ impl Worker {
             let _ = reader.join();
         }
         self.log.clone()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the worker's last lines:\n{}", self.log);
+        }
     }
 }
 
