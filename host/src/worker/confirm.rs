@@ -269,6 +269,7 @@ impl Confirmer {
             let failure = match link.publish(&self.client, pipeline).await {
                 Ok(answers) => match answers.iter().filter_map(|answer| answer.as_ref().err()).find(|e| may_pass(e)) {
                     None => {
+                        link.pauses = self.client.pauses();
                         if std::mem::take(&mut link.failures) > 0 {
                             self.outbox.set_connected(true);
                             info!(redis = self.client.address(), kept = self.outbox.len(), "publishing again");
@@ -302,17 +303,11 @@ impl Confirmer {
     }
 }
 
-/// Whether a refusal of one command says something of the server as a whole that passes.
+/// Whether a refusal of one command is for a time: all are but a missing right, and what redis calls a plain error.
 fn may_pass(error: &RedisError) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Server(
-            ServerErrorKind::BusyLoading
-                | ServerErrorKind::TryAgain
-                | ServerErrorKind::ClusterDown
-                | ServerErrorKind::MasterDown
-        )
-    )
+    let is_for_good =
+        matches!(error.kind(), ErrorKind::Server(ServerErrorKind::NoPerm | ServerErrorKind::ResponseError));
+    !is_for_good
 }
 
 /// The connection, made when it is needed.
@@ -340,9 +335,7 @@ impl Link {
                 self.connection.insert(connection)
             }
         };
-        let answers = pipeline.query_async(connection).await.map_err(|error| error.to_string())?;
-        self.pauses = client.pauses();
-        Ok(answers)
+        pipeline.query_async(connection).await.map_err(|error| error.to_string())
     }
 }
 

@@ -131,3 +131,37 @@ fn passwords_are_not_logged() {
     assert!(!log.lines().concat().contains("s3cret-word"), "{log}");
     assert!(!health.contains("s3cret-word"), "{health}");
 }
+
+/// They used to be dropped: what Redis says then is no refusal.
+#[test]
+fn confirmations_wait_while_a_script_keeps_redis_busy() {
+    let redis = RedisServer::start();
+    let setup = Setup::new(&redis.url(), "switch")
+        .set("backends.main.children.inner", "memory")
+        .set("backends.memory.plugin", "memory")
+        .set("worker.retry_max", "100ms");
+    let away = setup.path("away");
+    let setup = setup.set("backends.main.options.away_while", away.to_str().expect("Unicode"));
+    std::fs::write(&away, "").expect("make the file");
+    let worker = setup.start_unready();
+    let confirmations = Confirmations::listen(&redis);
+    redis::cmd("CONFIG").arg(&["SET", "lua-time-limit", "50"]).exec(&mut redis.connect()).expect("it is set");
+    eventually(SOON, "the worker to listen", || worker.http().get("/health").json()["redis"] == "healthy");
+    let payload = json!({"eval_id": "busy", "event_id": "b", "code": "x", "timestamp": "2025-01-01T12:00:00Z"});
+    Publisher::new(&redis).publish(&[Sent::new("evaluation:queued", &payload)]);
+    eventually(SOON, "the event to wait", || worker.http().get("/readyz").body.contains("is there"));
+    let mut connection = redis.connect();
+    let script = std::thread::spawn(move || {
+        redis::cmd("EVAL").arg(&["while true do end", "0"]).query::<redis::Value>(&mut connection)
+    });
+
+    std::fs::remove_file(&away).expect("remove the file");
+    eventually(SOON, "redis to be called busy", || {
+        worker.log().find("cannot publish confirmations, they are kept until it is back").is_some()
+    });
+    let mut other = redis.connect();
+    redis::cmd("SCRIPT").arg("KILL").exec(&mut other).expect("it is killed");
+
+    confirmations.wait_for(1, SOON);
+    assert!(script.join().expect("it does not panic").is_err());
+}
