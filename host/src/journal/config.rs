@@ -68,7 +68,7 @@ impl Mode {
                 "what arrived is on disk until it is stored: a kill loses none of it, the end of the machine at most what came within `journal.sync_interval`"
             }
             Self::Spill => {
-                "on disk only while storage falls behind: a kill loses what is in memory, up to `worker.queue_events` and 4096 more"
+                "on disk only while storage falls behind: a kill, or a stop that storage is away for, loses what is in memory, up to `worker.queue_events` and 4096 more"
             }
             Self::Off => "a kill loses what arrived and is not stored; an outage of storage stops the reading",
         }

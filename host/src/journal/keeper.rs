@@ -11,8 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{error, info, warn};
 
-use super::Journal;
 use super::directory::remedy;
+use super::{Journal, State};
 
 /// How often the age of the archive is looked at.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
@@ -117,7 +117,9 @@ impl Keeper {
         let mut state = self.journal.lock();
         match synced {
             Ok(()) => {
-                if state.sync_problem.take().is_some() {
+                let State { unsyncable, ledger, .. } = &mut *state;
+                unsyncable.retain(|number| ledger.needs(*number));
+                if unsyncable.is_empty() && state.sync_problem.take().is_some() {
                     info!("the journal is synced again");
                 }
                 true
@@ -129,6 +131,7 @@ impl Keeper {
                     error!(%path, problem, "the journal cannot be synced; the end of the machine would lose what arrived last");
                 }
                 state.abandoned = true;
+                state.unsyncable.extend(files.iter().map(|(number, _)| *number));
                 state.sync_problem = Some(problem);
                 false
             }

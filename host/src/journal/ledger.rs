@@ -87,6 +87,11 @@ impl Ledger {
         self.segments.binary_search_by_key(&number, |segment| segment.name.number).is_ok()
     }
 
+    /// Whether a segment has entries that are not settled.
+    pub(crate) fn needs(&self, number: u64) -> bool {
+        self.segments.iter().any(|segment| segment.name.number == number && !segment.is_done())
+    }
+
     /// Notes what a segment of an earlier life holds beyond what is settled.
     pub(crate) fn counted(&mut self, number: u64, entries: u64, oldest: i64) {
         if let Some(segment) = self.find(number) {

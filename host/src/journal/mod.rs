@@ -127,6 +127,8 @@ struct State {
     unsynced: Vec<(u64, Arc<File>)>,
     /// The writer shall begin another segment.
     abandoned: bool,
+    /// Segments that could not be synced: the end of the machine may lose what is in them, until all of it is settled.
+    unsyncable: Vec<u64>,
     /// Why nothing can be written, or synced.
     write_problem: Option<String>,
     sync_problem: Option<String>,

@@ -341,9 +341,12 @@ fn a_directory_that_somebody_removes_is_made_again_and_the_journal_goes_on() {
     writer.append(entries(0..1));
 
     wait_until("it is told", || journal.status().problem.is_some());
+    let handed_over = read(&mut reader, 1);
+    settle(&journal, &handed_over);
     wait_until("it is well without another entry", || journal.status().problem.is_none());
     writer.append(entries(1..2));
-    assert_eq!(numbers(&read(&mut reader, 2)), [0, 1]);
+    assert_eq!(numbers(&handed_over), [0]);
+    assert_eq!(numbers(&read(&mut reader, 1)), [1]);
     drop(writer);
     assert_eq!(segment_files(&directory.path().join("journal")).len(), 1);
 }
@@ -375,4 +378,22 @@ proptest! {
         // And again: what was read once is not less the second time.
         prop_assert_eq!(numbers(&left(&config(as_left_by_a_kill(copy.path()).path()))), expected);
     }
+}
+
+/// It used to be called well again as soon as another sync went through.
+#[test]
+fn what_could_not_be_synced_is_told_until_it_is_stored() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let config = Config { sync_interval: Duration::from_millis(50), ..config(directory.path()) };
+    let (journal, mut writer, mut reader) = open(&config);
+    writer.append(entries(0..1));
+    segment_files(directory.path()).iter().for_each(|path| std::fs::remove_file(path).expect("it is there"));
+    wait_until("the sync fails", || journal.status().problem.is_some());
+
+    writer.append(entries(1..2));
+    std::thread::sleep(Duration::from_millis(1500));
+
+    assert!(journal.status().problem.is_some_and(|problem| problem.starts_with("cannot sync")));
+    settle(&journal, &read(&mut reader, 2));
+    wait_until("it is well again", || journal.status().problem.is_none());
 }

@@ -58,7 +58,9 @@ impl Writer {
         let mut entries = entries.into_iter().peekable();
         if self.journal.config.mode == Mode::Spill {
             let mut state = self.journal.lock();
+            // What comes when the end is near may not be stored in time.
             while !state.spilled
+                && !state.stopping
                 && let Some(entry) = entries.next_if(|entry| state.has_room_for(entry.payload.len()))
             {
                 state.wait_in_memory(entry);
