@@ -188,7 +188,7 @@ pub(super) async fn replay(State(state): State<AppState>, body: Body) -> Respons
 }
 
 fn still_waiting() -> Response {
-    let detail = "storage has not taken them yet; the worker keeps trying, see /health for the reason";
+    let detail = "they are not stored and confirmed yet; the worker keeps trying, see /health for the reason";
     answer::unavailable(detail, Some(Duration::from_secs(1)))
 }
 

@@ -24,6 +24,8 @@ const MAX_HEAD_BYTES: usize = 32 * 1024;
 const MAX_HEADERS: usize = 64;
 /// How long a connection lives at most, so that a client that never reads its answer does not keep a place for ever.
 const MAX_LIFE: Duration = Duration::from_secs(300);
+/// How long an answer that is under way may take when the life of its connection is over; more than any waits for storage.
+const LAST_ANSWER: Duration = Duration::from_secs(90);
 /// How long answers that are under way may take to the end.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long to pause when the system has no sockets left.
@@ -121,17 +123,22 @@ async fn serve_connection(stream: TcpStream, router: Router, stop: CancellationT
         .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = pin!(connection);
-    let ended = tokio::select! {
+    let mut ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         () = stop.cancelled() => None,
         () = sleep(MAX_LIFE) => None,
     };
+    if ended.is_none() {
+        connection.as_mut().graceful_shutdown();
+        ended = tokio::select! {
+            ended = connection.as_mut() => Some(ended),
+            () = stop.cancelled() => None,
+            () = sleep(LAST_ANSWER) => None,
+        };
+    }
     let ended = match ended {
         Some(ended) => Ok(ended),
-        None => {
-            connection.as_mut().graceful_shutdown();
-            timeout(GRACE, connection).await
-        }
+        None => timeout(GRACE, connection).await,
     };
     match ended {
         Ok(Ok(())) => {}

@@ -38,6 +38,8 @@ const UNAVAILABLE: u16 = 503;
 const STOPPED: &str = "the replay has stopped; it may be run again";
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
+/// So often in a row a worker may hang up on the same events before the replay ends.
+const MOST_CUT: u32 = 3;
 
 /// Take events once more: through the running worker, or into a backend
 ///
@@ -229,11 +231,18 @@ fn first_batch(records: &[Record]) -> &[Record] {
 /// Hands events to the worker until they are settled; the same ones again do no harm.
 fn hand_over(client: &Client, records: &[Record]) -> anyhow::Result<Replayed> {
     let body = records.iter().map(Record::to_line).collect::<Vec<_>>().join("\n");
+    let mut cut = 0;
     loop {
         match client.ask("/replay", body.as_bytes()) {
             Ok(replayed) => return Ok(replayed),
             Err(ClientError::Refused { status: UNAVAILABLE, detail, .. }) => {
+                cut = 0;
                 tracing::warn!(reason = detail, "the worker did not store events yet, will try again");
+                std::thread::sleep(PAUSE);
+            }
+            Err(error @ ClientError::Failed { .. }) if cut < MOST_CUT => {
+                cut += 1;
+                tracing::warn!(%error, "the worker did not answer, will try again");
                 std::thread::sleep(PAUSE);
             }
             Err(error) => return Err(anyhow::Error::new(error).context(STOPPED)),
@@ -309,8 +318,9 @@ fn time(name: &str, text: Option<&str>) -> Result<Option<i64>, UsageError> {
 
 /// An end of a range as XRANGE takes it: an id as it is, of a time its milliseconds.
 fn stream_end(name: &str, text: &str) -> Result<String, UsageError> {
-    let is_id = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
-    if text == "+" || is_id {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_id = text.split_once('-').map_or(is_number(text), |(time, count)| is_number(time) && is_number(count));
+    if text == "-" || text == "+" || is_id {
         return Ok(text.to_owned());
     }
     match http::parse_time(text) {
@@ -347,4 +357,25 @@ fn refuse_without_time(input: &mut Input, config: &Config, limits: &Limits, next
         bail!(UsageError(message));
     }
     input.skip_to(next.unwrap_or("0:0"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_of_a_stream_is_an_id_or_a_time() {
+        for (text, expected) in [
+            ("-", Some("-")),
+            ("+", Some("+")),
+            ("1700000000000", Some("1700000000000")),
+            ("1700000000000-3", Some("1700000000000-3")),
+            ("2025-01-31", Some("1738281600000")),
+            ("2025-01-31T12:00:00Z", Some("1738324800000")),
+            ("1-2-3-4", None),
+            ("", None),
+        ] {
+            assert_eq!(stream_end("--from", text).ok().as_deref(), expected, "{text}");
+        }
+    }
 }
