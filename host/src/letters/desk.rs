@@ -389,6 +389,21 @@ mod tests {
         assert!(desk.first_letters(&[a]).expect("it is readable").0.is_empty());
     }
 
+    /// `list --reason` used not to find it.
+    #[test]
+    fn a_letter_that_comes_once_more_says_why_it_did_so_last() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let desk = desk(&directory, &[b"a"]);
+        let first = letter(b"a");
+        let again = Letter { reason: "missing_field".to_owned(), last_at: first.last_at + 1, ..first };
+        desk.destination.open().append(&(letter_text(&again) + "\n")).expect("it is writable");
+
+        let filter = Filter { reason: Some("missing_field".to_owned()), ..Filter::default() };
+        let selected = desk.select(&filter, 10, false).expect("it is readable");
+
+        assert_eq!(selected.matched, 1);
+    }
+
     /// The letter used to be removed with the edit that had not been tried.
     #[test]
     fn a_letter_that_is_edited_while_it_is_tried_stays_as_it_is_then() {

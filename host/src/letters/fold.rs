@@ -222,8 +222,13 @@ impl Snapshot {
         let letter = Letter { payload: Vec::new(), edited: None, ..letter };
         if let Some(held) = self.places.get(&letter.id).and_then(|index| self.entries[*index].as_mut()) {
             // The same event came once more, or the same line after a compaction: what was done with it holds.
+            let is_news = letter.last_at > held.letter.last_at && held.letter.state != LetterState::Parked;
             held.letter.attempts = held.letter.attempts.max(letter.attempts);
             held.letter.last_at = held.letter.last_at.max(letter.last_at);
+            if is_news {
+                let Letter { reason, error, generation, .. } = letter;
+                held.letter = Letter { reason, error, generation, ..held.letter.clone() };
+            }
             held.spare.extend(place.into_id());
             return;
         }
