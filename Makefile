@@ -22,7 +22,8 @@ demo: ## See it work: a private Redis, the worker, a dozen evaluations
 	@scripts/demo.sh
 
 test: setup ## Run all tests
-	cargo build --workspace
+	@# With the tests, whose dependencies ask more of shared crates: else those and the worker are built twice.
+	cargo build --workspace --lib --bins --tests
 	cargo test --workspace
 	CARGO_PROFILE_DEV_DEBUG=false cargo test --manifest-path examples/sqlite/Cargo.toml --locked --target-dir target/variants
 
