@@ -2,8 +2,9 @@
 //!
 //! A lane that is free takes what is there, and while it is busy the next batch grows. It keeps what a backend did not
 //! take and tries it again, as `retry.rs` decides; meanwhile its queue fills, and in the end the sources are not read.
+//! What alone is not taken, while the backend answers, goes to `aside.rs`.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use storage_plugin_api::{Answer, Call, Error, ErrorKind, Outcome};
 use tracing::{error, info, warn};
 
+use super::aside::Aside;
 use super::dead_letter::DeadLetter;
 use super::gather::{self, Item};
 use super::queue::{Held, LaneQueue};
@@ -36,6 +38,8 @@ pub(super) struct LaneState {
     overdue_at: AtomicU64,
     /// When the oldest event in the lane's hands was received; 0 if there is none.
     oldest: AtomicI64,
+    /// Events in the lane's hands, or set aside.
+    in_hand: AtomicUsize,
     retrying: Mutex<Option<Error>>,
 }
 
@@ -46,6 +50,7 @@ impl LaneState {
             started: Instant::now(),
             overdue_at: AtomicU64::new(0),
             oldest: AtomicI64::new(0),
+            in_hand: AtomicUsize::new(0),
             retrying: Mutex::new(None),
         }
     }
@@ -60,6 +65,11 @@ impl LaneState {
     pub(super) fn oldest(&self) -> Option<i64> {
         let in_hand = Some(self.oldest.load(Ordering::Relaxed)).filter(|oldest| *oldest != 0);
         in_hand.into_iter().chain(self.queue.oldest()).min()
+    }
+
+    /// Whether more than one event waits for this lane.
+    pub(super) fn holds_several(&self) -> bool {
+        self.in_hand.load(Ordering::Relaxed) + self.queue.len() > 1
     }
 
     /// Why the lane is waiting for its next attempt.
@@ -84,6 +94,7 @@ pub(super) struct Lane {
     shared: Arc<Shared>,
     /// What is in the lane's hands.
     events: Vec<Taken>,
+    aside: Aside,
 }
 
 /// What becomes of an event after a call that it was in.
@@ -93,19 +104,28 @@ enum Fate {
     Stays,
     Persisted(Receipt),
     Failed(Error, Scope),
+    /// The backend is there, and cannot take it now.
+    Aside(Error),
 }
 
 impl Lane {
     pub(super) fn new(index: usize, state: Arc<LaneState>, shared: Arc<Shared>) -> Self {
-        Self { index, state, shared, events: Vec::new() }
+        let aside = Aside::new(index, (shared.config.retry_initial, shared.config.retry_max));
+        Self { index, state, shared, events: Vec::new(), aside }
     }
 
-    /// Merges until the queue is closed and empty, or the worker gives up.
+    /// Merges until the queue is closed and nothing is left, or the worker gives up.
     pub(super) fn run(mut self) {
-        while self.state.queue.gather(&mut self.events, self.shared.batch_limit) {
-            if !self.settle_all() {
-                return;
-            }
+        while self.gather() && self.settle_all() {}
+    }
+
+    /// Waits for events, or until it is time for those that were set aside. False if there will be none.
+    fn gather(&mut self) -> bool {
+        self.aside.take_due(&mut self.events);
+        let (room, due) = (self.shared.batch_limit.minus(self.aside.held()), self.aside.due());
+        match due.filter(|_| room.events == 0 || room.bytes == 0) {
+            Some(due) => self.state.queue.pause(due.saturating_duration_since(Instant::now())),
+            None => self.state.queue.gather(&mut self.events, room, due),
         }
     }
 
@@ -114,8 +134,7 @@ impl Lane {
         let config = &self.shared.config;
         let mut backoff = Backoff::new(config.retry_initial, config.retry_max);
         while !self.events.is_empty() {
-            let oldest = self.events.iter().map(|taken| taken.origin.received_at).min();
-            self.state.oldest.store(oldest.unwrap_or_default(), Ordering::Relaxed);
+            self.show();
             let Some(error) = self.round(backoff.attempts()) else { continue };
 
             self.state.set_retrying(Some(&error));
@@ -126,11 +145,20 @@ impl Lane {
             }
         }
         if backoff.attempts() > 0 {
-            self.state.set_retrying(None);
             info!(lane = self.index, attempts = backoff.attempts(), "backend takes events again");
         }
-        self.state.oldest.store(0, Ordering::Relaxed);
+        self.aside.settle();
+        self.state.set_retrying(self.aside.error());
+        self.show();
         true
+    }
+
+    /// Lets other threads see what is in hand.
+    fn show(&self) {
+        let oldest = self.events.iter().map(|taken| taken.origin.received_at).chain(self.aside.oldest()).min();
+        self.state.oldest.store(oldest.unwrap_or_default(), Ordering::Relaxed);
+        let in_hand = self.events.len() + self.aside.held().events;
+        self.state.in_hand.store(in_hand, Ordering::Relaxed);
     }
 
     /// Waits for the next round. False if the worker gives up.
@@ -207,7 +235,12 @@ impl Lane {
     fn note(&self, item: &Item, answer: Answer, fates: &mut [Fate]) {
         if let Outcome::Rejected(error) = answer.outcome {
             for (index, _) in item.events() {
-                fates[index] = Fate::Failed(error.clone(), scope_of(item));
+                fates[index] = match error.kind {
+                    ErrorKind::Unavailable | ErrorKind::Overloaded | ErrorKind::Configuration => {
+                        Fate::Aside(error.clone())
+                    }
+                    ErrorKind::InvalidItem | ErrorKind::Internal => Fate::Failed(error.clone(), scope_of(item)),
+                };
             }
             return;
         }
@@ -254,6 +287,7 @@ impl Lane {
                     freed = Held { events: freed.events + held.events, bytes: freed.bytes + held.bytes };
                     spent.push(taken);
                 }
+                Fate::Aside(error) => self.aside.put(taken, error),
                 Fate::Failed(error, scope) => match judge(&mut taken, error.kind, scope, witness) {
                     Verdict::Bury => self.bury(taken, error, served.generation),
                     Verdict::Apart => failed.push(taken),

@@ -8,6 +8,7 @@
 //! called from lane threads only, never from an async thread. Start with `lane.rs`; `retry.rs` decides what is tried
 //! again, `settle.rs` what is said of the rest.
 
+mod aside;
 pub mod config;
 mod confirm;
 mod counters;

@@ -24,11 +24,27 @@ pub(super) struct Held {
     pub(super) bytes: usize,
 }
 
+impl Held {
+    /// What is left of it.
+    pub(super) fn minus(self, other: Self) -> Self {
+        let Self { events, bytes } = self;
+        Self { events: events.saturating_sub(other.events), bytes: bytes.saturating_sub(other.bytes) }
+    }
+}
+
 #[derive(Debug, Default)]
 struct BudgetState {
     held: Held,
-    waiting: usize,
+    /// Who waits has a number, and is served in their order: else a large event would wait for ever beside small ones.
+    next_number: u64,
+    served: u64,
     aborted: bool,
+}
+
+impl BudgetState {
+    fn somebody_waits(&self) -> bool {
+        self.served < self.next_number
+    }
 }
 
 impl Budget {
@@ -36,21 +52,24 @@ impl Budget {
         Self { limit, state: Mutex::default(), freed: Condvar::new() }
     }
 
-    /// Takes room for one event if there is some.
+    /// Takes room for one event if there is some, and nobody waits for it.
     pub(super) fn try_acquire(&self, bytes: usize) -> bool {
-        self.take(&mut lock(&self.state), bytes)
+        let mut state = lock(&self.state);
+        !state.somebody_waits() && self.take(&mut state, bytes)
     }
 
     /// Waits for room for one event and takes it. False if there will be none, because the worker gives up.
     pub(super) fn acquire(&self, bytes: usize) -> bool {
         let mut state = lock(&self.state);
+        let number = state.next_number;
+        state.next_number += 1;
         while !state.aborted {
-            if self.take(&mut state, bytes) {
+            if state.served == number && self.take(&mut state, bytes) {
+                state.served += 1;
+                self.freed.notify_all();
                 return true;
             }
-            state.waiting += 1;
             state = self.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            state.waiting -= 1;
         }
         false
     }
@@ -69,9 +88,8 @@ impl Budget {
     /// Gives back the room of events that hold nothing any more.
     pub(super) fn release(&self, freed: Held) {
         let mut state = lock(&self.state);
-        state.held.events = state.held.events.saturating_sub(freed.events);
-        state.held.bytes = state.held.bytes.saturating_sub(freed.bytes);
-        if state.waiting > 0 {
+        state.held = state.held.minus(freed);
+        if state.somebody_waits() {
             self.freed.notify_all();
         }
     }
@@ -111,19 +129,27 @@ impl LaneQueue {
         }
     }
 
-    /// Waits for events and moves what is there, up to the limit. False once it is closed and empty, or given up.
-    pub(super) fn gather(&self, into: &mut Vec<Taken>, limit: Held) -> bool {
+    /// Waits until something is in hand, or until a moment if one is given, and moves what is there, up to the limit. False
+    /// once it is closed with nothing to come, or given up.
+    pub(super) fn gather(&self, into: &mut Vec<Taken>, limit: Held, until: Option<Instant>) -> bool {
         let mut state = lock(&self.state);
-        while state.events.is_empty() && !state.closed && !state.aborted {
+        while into.is_empty() && state.events.is_empty() && !state.aborted && (until.is_some() || !state.closed) {
+            let rest = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if rest.is_some_and(|rest| rest.is_zero()) {
+                break;
+            }
             state.waiting = true;
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = match rest {
+                Some(rest) => self.changed.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
             state.waiting = false;
         }
         if state.aborted {
             return false;
         }
         state.take(into, limit);
-        !into.is_empty()
+        !into.is_empty() || until.is_some()
     }
 
     /// Moves what is there, up to the limit, and does not wait.
@@ -154,6 +180,11 @@ impl LaneQueue {
             state.waiting = false;
         }
         false
+    }
+
+    /// How many events wait here.
+    pub(super) fn len(&self) -> usize {
+        lock(&self.state).events.len()
     }
 
     /// When the oldest event that waits here was received.
@@ -217,6 +248,26 @@ mod tests {
         budget.release(Held { events: 1, bytes: 60 });
         assert!(waiter.join().expect("it does not panic"));
         assert_eq!(budget.held(), Held { events: 2, bytes: 100 });
+    }
+
+    /// A large one used to wait as long as small ones came.
+    #[test]
+    fn who_waits_is_not_passed_by_somebody_who_needs_less() {
+        let budget = Arc::new(Budget::new(Held { events: 9, bytes: 100 }));
+        assert!(budget.try_acquire(60));
+        let waiter = std::thread::spawn({
+            let budget = Arc::clone(&budget);
+            move || budget.acquire(80)
+        });
+        while !lock(&budget.state).somebody_waits() {
+            std::thread::yield_now();
+        }
+
+        assert!(!budget.try_acquire(10));
+
+        budget.release(Held { events: 1, bytes: 60 });
+        assert!(waiter.join().expect("it does not panic"));
+        assert!(budget.try_acquire(10));
     }
 
     #[test]

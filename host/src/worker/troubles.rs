@@ -10,7 +10,7 @@ pub struct Since {
     pub redis: Option<Instant>,
     /// The journal takes nothing.
     pub journal: Option<Instant>,
-    /// Events wait for a backend that is away, and none was stored.
+    /// Events wait for a backend that does not take them, and none was stored.
     pub storage: Option<Instant>,
 }
 
@@ -19,7 +19,7 @@ pub struct Since {
 pub(super) struct Seen {
     pub(super) redis_is_away: bool,
     pub(super) journal_is_blocked: bool,
-    /// A lane waits for a backend that is away.
+    /// A lane waits for a backend that does not take events.
     pub(super) storage_is_away: bool,
     /// Events that were stored so far.
     pub(super) stored: u64,

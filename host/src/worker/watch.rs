@@ -99,7 +99,7 @@ impl Watch {
         let seen = Seen {
             redis_is_away: !connected,
             journal_is_blocked: journals().any(|journal| journal.problem.is_some()),
-            storage_is_away: self.lanes.iter().filter_map(|lane| lane.retrying()).any(|error| is_outage(error.kind)),
+            storage_is_away: self.lanes.iter().any(|lane| is_stalled(lane)),
             stored: self.shared.counters.processed.get(),
         };
         self.shared.troubles.note(Instant::now(), seen);
@@ -143,12 +143,13 @@ impl Watch {
     }
 }
 
-/// Whether an error is of the backend and not of an event.
-fn is_outage(kind: ErrorKind) -> bool {
-    match kind {
+/// Whether a lane waits for its backend. What is `internal` may be the fault of a single event that waits for company, but
+/// not of several.
+fn is_stalled(lane: &LaneState) -> bool {
+    lane.retrying().is_some_and(|error| match error.kind {
         ErrorKind::Unavailable | ErrorKind::Overloaded | ErrorKind::Configuration => true,
-        ErrorKind::InvalidItem | ErrorKind::Internal => false,
-    }
+        ErrorKind::InvalidItem | ErrorKind::Internal => lane.holds_several(),
+    })
 }
 
 fn gauge(number: usize) -> i64 {

@@ -190,3 +190,20 @@ fn events_that_only_storage_refuses_cost_no_good_one() {
         eprintln!("3000 events, one in {ONE_IN} answered `{way}`: {:.0}/s", 3000.0 / took.as_secs_f64());
     }
 }
+
+/// It used to look ready for ever.
+#[test]
+fn a_backend_that_fails_at_everything_makes_the_worker_unready() {
+    let redis = RedisServer::start();
+    let setup = setup(&redis, "hostile").set("backends.main.options.merge", "internal");
+    let sent: Vec<Sent> = (0..20).map(|number| good(&format!("hostile-{number}"))).collect();
+    Stream::new(&redis, STREAM).add(&sent);
+
+    let worker = setup.start_unready();
+
+    eventually(SOON, "readiness to say so", || {
+        let readiness = worker.http().get("/readyz");
+        readiness.status == 503 && readiness.body.contains("hostile in `merge`")
+    });
+    assert!(setup.dead_letters().is_empty(), "an outage is no poison");
+}

@@ -95,8 +95,14 @@ fn large_bodies_wait_for_their_store_and_come_back_whole() {
         health["backends"]["main"]["reason"].as_str().is_some_and(|reason| reason.contains("bodies over 1.0 MiB wait"))
     });
 
+    // Each used to hold up all that came behind it.
+    let late: Vec<Sent> = (0..64).map(|number| small(&format!("late-{number}"))).collect();
+    publisher.publish(&late);
+    eventually(SOON, "those that come later to be confirmed", || confirmations.count() == 3 + late.len());
+    assert_records(&worker, &late);
+
     std::fs::remove_file(setup.path("away")).expect("remove the file");
-    confirmations.wait_for(5, SOON);
+    confirmations.wait_for(5 + late.len(), SOON);
     assert_records(&worker, &events);
     assert_eq!(blobs(&setup).len(), 2, "equal bodies are one blob");
     let (status, log) = worker.terminate(SOON);
