@@ -24,7 +24,8 @@ demo: ## See it work: a private Redis, the worker, a dozen evaluations
 test: setup ## Run all tests
 	@# With the tests, whose dependencies ask more of shared crates: else those and the worker are built twice.
 	cargo build --workspace --lib --bins --tests
-	cargo test --workspace
+	@# Most tests wait for servers and workers, not for a core.
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(getconf _NPROCESSORS_ONLN)))} cargo test --workspace
 	CARGO_PROFILE_DEV_DEBUG=false cargo test --manifest-path examples/sqlite/Cargo.toml --locked --target-dir target/variants
 
 soak: setup ## Run the long variants of tests: reloads, swaps, outages, conservation, under load (hours); SEED=1
