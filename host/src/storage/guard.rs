@@ -56,7 +56,7 @@ impl Guard {
             instance: Arc::clone(instance),
             gate: Gate::new(backend, capabilities.parallel_calls),
             capabilities,
-            breakers: Breakers::new(&config.breaker),
+            breakers: Breakers::new(&config.breaker, config.call_timeout.saturating_add(GRACE)),
             call_timeout: config.call_timeout,
             begun: AtomicBool::new(false),
             closed: AtomicBool::new(false),
