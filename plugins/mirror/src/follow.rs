@@ -23,9 +23,9 @@ const NAMED: usize = 10;
 /// Follows until it is to end. What it then still owes is left to the instance that takes its place.
 pub(crate) fn run(layer: &Layer, shadow: &Shadow, place: &Place) {
     let _ended = Ended(shadow);
-    if let Some(Left { owed, differs }) = wait_for_turn(shadow, place) {
+    if let Some(Left { owed, deleted, differs }) = wait_for_turn(shadow, place) {
         layer.take_over(shadow, differs);
-        shadow.queue.owe(owed);
+        shadow.queue.owe(owed, deleted);
         work(layer, shadow);
     }
     leave(layer, shadow, place);
@@ -93,7 +93,7 @@ fn wait(error: &Error, pause: Duration) -> Duration {
 }
 
 fn leave(layer: &Layer, shadow: &Shadow, place: &Place) {
-    let owed = shadow.queue.take_rest();
+    let (owed, deleted) = shadow.queue.take_rest();
     let (shadow_name, evaluations) = (&shadow.child.name, owed.len());
     let first: Vec<&str> = owed.iter().take(NAMED).map(|id| &**id).collect();
     if owed.is_empty() {
@@ -109,7 +109,7 @@ fn leave(layer: &Layer, shadow: &Shadow, place: &Place) {
         );
     }
     let differs = shadow.differs();
-    place.leave(Left { owed, differs }, layer.options.owed_evaluations);
+    place.leave(Left { owed, deleted, differs }, layer.options.owed_evaluations);
 }
 
 /// Tells that the thread has ended, however it did.

@@ -105,6 +105,31 @@ fn a_delete_is_not_undone_by_what_waits() {
     }
 }
 
+/// What the shadow still had of before was joined with what was begun anew, and stayed there for good.
+#[test]
+fn what_was_deleted_and_merged_anew_has_nothing_of_before() {
+    for options in [Options::default(), Options { queue_changes: 1, ..Options::default() }, small()] {
+        for is_handed_over in [false, true] {
+            let tree = Tree::new(options.clone(), &[Durability::Durable]);
+            tree.merge("a", &event(1, Status::Completed));
+            tree.wait_until_alike();
+            tree.shadow().go_away();
+            tree.merge("b", &event(2, Status::Queued));
+            assert_eq!(tree.delete("a"), Deleted::Deleted);
+            tree.merge("a", &event(5, Status::Queued));
+            let next = is_handed_over.then(|| tree.another());
+            if is_handed_over {
+                tree.mirror.close(&Call::with_budget(Duration::from_millis(50))).expect("it ends");
+            }
+
+            tree.shadow().come_back();
+
+            tree.wait_until_alike();
+            drop(next);
+        }
+    }
+}
+
 /// Another worker merges into both while this one deletes.
 #[test]
 fn what_came_back_while_it_was_deleted_is_kept() {
