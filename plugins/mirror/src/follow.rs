@@ -66,9 +66,12 @@ fn work(layer: &Layer, shadow: &Shadow) {
             }
             Ok(Came::Aside(error)) => {
                 shadow.fails_for_some(&error);
-                // A shadow that can be read and not written to is asked for one after the other.
-                shadow.queue.pause(wait(&error, PAUSE));
+                // A shadow that can be read and not written to is asked for one after the other. How long the error asks
+                // to wait is meant for that one.
+                shadow.queue.pause(spread(PAUSE));
             }
+            // They have a pause of their own.
+            Ok(Came::Still(error)) => shadow.fails_for_some(&error),
             Ok(Came::Away(error)) => {
                 shadow.is_away(&error);
                 layer.gauge();
@@ -88,8 +91,11 @@ fn work(layer: &Layer, shadow: &Shadow) {
 
 /// Until the next attempt: as long as the child asks for, else longer each time, and never at the same time as others.
 fn wait(error: &Error, pause: Duration) -> Duration {
-    let wait = error.retry_after.unwrap_or(pause).clamp(PAUSE / 10, LONGEST_PAUSE);
-    wait.mul_f64(0.75 + 0.5 * fastrand::f64())
+    spread(error.retry_after.unwrap_or(pause).clamp(PAUSE / 10, LONGEST_PAUSE))
+}
+
+fn spread(pause: Duration) -> Duration {
+    pause.mul_f64(0.75 + 0.5 * fastrand::f64())
 }
 
 fn leave(layer: &Layer, shadow: &Shadow, place: &Place) {

@@ -64,6 +64,8 @@ struct Waiting {
     owed: BTreeSet<Box<str>>,
     /// Owed as well.
     aside: Aside,
+    /// It is the turn of those when there are others, too.
+    is_asides_turn: bool,
     /// Those of the owed, set aside or in hand that were deleted since the shadow had them.
     deleted: BTreeSet<Box<str>>,
     /// Memory of the changes, those in hand included.
@@ -383,17 +385,21 @@ impl Waiting {
                 });
                 Work::Prune(prunes.into_iter().next_back()?)
             }
-            None if !self.owed.is_empty() => {
-                let ids: Vec<Box<str>> = std::iter::from_fn(|| self.owed.pop_first()).take(most).collect();
+            // Only behind the changes, of which some may be older than what the primary has.
+            None => {
+                let is_due = self.aside.due_in(Instant::now()) == Some(Duration::ZERO);
+                let is_owed = !self.owed.is_empty();
+                // One after the other, so that neither holds up the other.
+                let is_aside = is_due && (self.is_asides_turn || !is_owed);
+                self.is_asides_turn = !is_aside;
+                let ids = match (is_aside, is_owed) {
+                    (true, _) => self.aside.take(BATCH),
+                    (false, true) => std::iter::from_fn(|| self.owed.pop_first()).take(most).collect(),
+                    (false, false) => return None,
+                };
                 self.hand.owed = ids.len();
-                Work::Owed(ids)
+                if is_aside { Work::Aside(ids) } else { Work::Owed(ids) }
             }
-            None if self.aside.due_in(Instant::now()) == Some(Duration::ZERO) => {
-                let ids = self.aside.take(BATCH);
-                self.hand.owed = ids.len();
-                Work::Aside(ids)
-            }
-            None => return None,
         };
         Some(work)
     }

@@ -28,6 +28,8 @@ pub(crate) enum Came {
     Partly(Error),
     /// Nothing of it is, though the children are there.
     Aside(Error),
+    /// Nothing of it is, and it had been set aside before.
+    Still(Error),
     /// A child is away.
     Away(Error),
 }
@@ -100,7 +102,7 @@ fn look_aside(layer: &Layer, shadow: &Shadow, ids: Vec<Box<str>>) -> Came {
     match left.error {
         None => Came::Through,
         Some(error) if left.is_through => Came::Partly(error),
-        Some(error) => Came::Aside(error),
+        Some(error) => Came::Still(error),
     }
 }
 

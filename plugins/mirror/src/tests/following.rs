@@ -1,9 +1,12 @@
 //! `ack = "primary"`: shadows follow by themselves.
 
+use std::collections::BTreeSet;
+
 use storage_plugin_api::{Backend, Call, Deleted, ErrorKind, Outcome, Prune, Status};
 
 use super::{Durability, Duration, Options, Tree, call, event, eventually, merge};
 use crate::lock;
+use crate::queue::{Queue, Work};
 
 /// So small that only one change waits beside the one in hand.
 fn small() -> Options {
@@ -128,6 +131,42 @@ fn what_was_deleted_and_merged_anew_has_nothing_of_before() {
             drop(next);
         }
     }
+}
+
+/// How long its error asked to wait held up the whole shadow, again with each attempt.
+#[test]
+fn what_was_set_aside_is_waited_for_by_nobody() {
+    let tree = Tree::following();
+    tree.shadow().fails("a", ErrorKind::Unavailable);
+    tree.merge("a", &event(1, Status::Queued));
+    eventually("it to be set aside", || tree.detail("failing") == 1);
+
+    for number in 0..4 {
+        let (id, started) = (format!("later-{number}"), std::time::Instant::now());
+        tree.merge(&id, &event(2, Status::Queued));
+        eventually("what comes later", || lock(&tree.shadow().states).contains_key(&id));
+        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// As long as anything new was owed it was never its turn.
+#[test]
+fn what_was_set_aside_has_its_turn_while_others_are_owed() {
+    let queue = Queue::new(&Options::default());
+    let ids = |ids: &[&str]| ids.iter().map(|id| Box::from(*id)).collect::<BTreeSet<Box<str>>>();
+    queue.owe(ids(&["a"]), ids(&[]));
+    let Some(Work::Owed(first)) = queue.next(1) else { panic!("it is owed") };
+    queue.settled(None, first);
+    queue.owe(ids(&["b", "c", "d"]), ids(&[]));
+    // What was set aside is due at once then.
+    queue.end(std::time::Instant::now() + Duration::from_secs(60));
+
+    let Some(Work::Aside(second)) = queue.next(1) else { panic!("it is due") };
+    queue.settled(Some(Work::Aside(second)), Vec::new());
+    let third = queue.next(1);
+
+    assert!(matches!(third, Some(Work::Owed(_))), "nor does it hold up the others: {third:?}");
 }
 
 /// Another worker merges into both while this one deletes.
