@@ -110,7 +110,10 @@ impl Backend for CachedComposite {
     }
 
     /// From now on this instance catches up, and no longer one that it takes the place of.
-    fn begin(&self, _: &Call) -> Result<()> {
+    fn begin(&self, call: &Call) -> Result<()> {
+        if let Some(cache) = &self.layer.cache {
+            cache.begin(call);
+        }
         let mut catching_up = lock(&self.catching_up);
         let Some(fallback) = self.layer.fallback.as_ref().filter(|_| catching_up.is_none()) else { return Ok(()) };
         fallback.holding.begin();

@@ -2,6 +2,8 @@
 //!
 //! The order is what makes it right: see the module of the crate.
 
+use std::time::Instant;
+
 use storage_plugin_api::{Call, Error, ErrorKind, Fields, Found, Result};
 
 use crate::cache::{Cache, Filling, Looked};
@@ -109,6 +111,7 @@ impl Layer {
     ) -> Result<Vec<Option<Found>>> {
         // Before the read begins, so that no entry outlives what makes all of them void.
         let epoch = cache.epoch();
+        let is_filled = fields == Fields::Whole && cache.is_filled(Instant::now());
         let mut answers: Vec<Option<Found>> = missed.iter().map(|_| None).collect();
         let (mut leads, mut followed) = (Vec::new(), Vec::new());
         for (place, missed) in missed.iter().enumerate() {
@@ -126,7 +129,7 @@ impl Layer {
                 lead.answer(Ok(found.clone()));
                 answers[*place] = found;
             }
-            if fields == Fields::Whole {
+            if is_filled {
                 let fillings: Vec<Filling<'_>> = leads
                     .iter()
                     .filter_map(|(place, lead)| filling(&missed[*place], lead, answers[*place].as_ref()?))
