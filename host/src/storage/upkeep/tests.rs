@@ -244,6 +244,8 @@ fn old_evaluations_go_from_a_backend_that_does_not_prune() {
         let capabilities = Capabilities { list_by_id: true, ..Capabilities::default() };
         prune(&*backend, &capabilities, &pruning, &patience(&|_| {}), &mut |_| Ok(())).expect("it prunes").removed
     };
+    // One that could not be deleted for a moment used to end it.
+    backend.fail_for("old-7", Error::unavailable("it is being merged back"), 2);
 
     let removed = [pruned(true), pruned(false), pruned(false)];
 
