@@ -215,11 +215,18 @@ impl Layer {
             if refused > 0 {
                 health = health.with("refused_by_primary", refused);
             }
-            if fallback.signal.has_panicked() {
-                let reason =
-                    format!("merging `{}` back panicked and is tried again, see the log and report it", fallback.name);
+            let mut add = |reason: String| {
                 health.reason =
                     [std::mem::take(&mut health.reason), reason].join("; ").trim_start_matches("; ").to_owned();
+            };
+            if fallback.signal.has_panicked() {
+                add(format!("merging `{}` back panicked and is tried again, see the log and report it", fallback.name));
+            }
+            if fallback.signal.is_waiting() {
+                add(format!(
+                    "`{}` is not merged back: the instance that this one took the place of has not come back from a call; restart the worker if that lasts",
+                    fallback.name
+                ));
             }
         }
         if let Some(cache) = &self.cache {

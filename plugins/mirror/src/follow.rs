@@ -1,7 +1,7 @@
 //! The thread that brings a shadow what the primary did: one thing after the other, again where a child is away.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use storage_plugin_api::Error;
 use tracing::{info, warn};
@@ -17,6 +17,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Until somebody else, who follows for the same shadow, is asked for again.
 const TURN: Duration = Duration::from_millis(20);
+/// How long that one may take, who ends after its present call if all is well, before people are told.
+const TOLD_AFTER: Duration = Duration::from_secs(5);
 /// So many of what is left are named in the log.
 const NAMED: usize = 10;
 
@@ -34,9 +36,14 @@ pub(crate) fn run(layer: &Layer, shadow: &Shadow, place: &Place) {
 
 /// The one before may still be at work.
 fn wait_for_turn(shadow: &Shadow, place: &Place) -> Option<Left> {
+    let begun = Instant::now();
     loop {
         if let Some(left) = place.follow() {
+            shadow.waits(false);
             return Some(left);
+        }
+        if begun.elapsed() >= TOLD_AFTER {
+            shadow.waits(true);
         }
         if shadow.queue.is_ending() && shadow.queue.budget(TURN).is_zero() {
             return None;

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 
 use storage_plugin_api::{Backend, Call, Deleted, ErrorKind, Outcome, Prune, Status};
 
+use super::store::Store;
 use super::{Durability, Duration, Options, Tree, call, event, eventually, merge};
 use crate::lock;
 use crate::queue::{Queue, Work};
+use crate::shadow::{Shadow, Standing};
 
 /// So small that only one change waits beside the one in hand.
 fn small() -> Options {
@@ -167,6 +169,21 @@ fn what_was_set_aside_has_its_turn_while_others_are_owed() {
     let third = queue.next(1);
 
     assert!(matches!(third, Some(Work::Owed(_))), "nor does it hold up the others: {third:?}");
+}
+
+/// A reload away from a shadow that hangs was followed by nothing, and all seemed well.
+#[test]
+fn a_shadow_whose_turn_does_not_come_is_told() {
+    let store = Store::new("waited for", Durability::Durable);
+    let shadow = Shadow::new(store.child(crate::role::SHADOW), &Options::default());
+
+    shadow.waits(true);
+
+    assert_eq!(shadow.standing(), Standing::Behind);
+    let trouble = shadow.trouble().expect("it is told");
+    assert!(trouble.contains("has not come back from a call"), "{trouble}");
+    shadow.waits(false);
+    assert_eq!((shadow.standing(), shadow.trouble()), (Standing::Mirrored, None));
 }
 
 /// Another worker merges into both while this one deletes.
