@@ -150,6 +150,9 @@ fn line(difference: &Difference, names: [&str; 2]) -> String {
     } else if difference.changing {
         line.push_str("; still changing");
     }
+    for refusal in &difference.refused {
+        line.push_str(&format!("; `{}` does not take it: {}", name(refusal.by), refusal.reason));
+    }
     line
 }
 
@@ -183,7 +186,7 @@ fn summary(compared: &Compared, [a, b]: [&str; 2], repair: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::upkeep::compare::RegisterDifference;
+    use crate::storage::upkeep::compare::{Refusal, RegisterDifference};
 
     #[test]
     fn a_difference_is_one_line() {
@@ -194,14 +197,19 @@ mod tests {
             changing: false,
             registers: vec![register("code", None), register("end/failed", Some(Side::B))],
             repaired: true,
+            refused: Vec::new(),
         };
 
         let differs = line(&difference, ["disk", "pg"]);
         difference.only_in = Some(Side::A);
         difference.repaired = false;
         difference.changing = true;
+        let changes = line(&difference, ["disk", "pg"]);
+        difference.changing = false;
+        difference.refused = vec![Refusal { by: Side::B, reason: "it is too long".to_owned() }];
 
         assert_eq!(differs, "e-7  differs in code, end/failed (only in `pg`); repaired");
-        assert_eq!(line(&difference, ["disk", "pg"]), "e-7  only in `disk`; still changing");
+        assert_eq!(changes, "e-7  only in `disk`; still changing");
+        assert_eq!(line(&difference, ["disk", "pg"]), "e-7  only in `disk`; `pg` does not take it: it is too long");
     }
 }

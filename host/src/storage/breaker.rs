@@ -13,6 +13,8 @@ use super::lock;
 #[derive(Debug)]
 pub(crate) struct Breaker {
     config: BreakerConfig,
+    /// A probe that is not back after so long is given up.
+    longest: Duration,
     state: Mutex<State>,
 }
 
@@ -80,24 +82,37 @@ enum State {
         until: Instant,
         delay: Duration,
         reason: String,
-        probing: bool,
+        probe: Option<Probe>,
     },
 }
 
+/// The call that finds out.
+#[derive(Clone, Copy, Debug)]
+struct Probe {
+    since: Instant,
+    /// Its failure will say something, too.
+    tells: bool,
+}
+
 impl Breaker {
-    pub(crate) fn new(config: BreakerConfig) -> Self {
-        Self { config, state: Mutex::new(State::Closed { failures: 0, first_failure: None }) }
+    /// No call should take longer than `longest`.
+    pub(crate) fn new(config: BreakerConfig, longest: Duration) -> Self {
+        Self { config, longest, state: Mutex::new(State::Closed { failures: 0, first_failure: None }) }
     }
 
-    /// Lets a call pass, or says why not. `can_probe` is false for a call that says nothing of the backend.
-    pub(crate) fn admit(&self, now: Instant, can_probe: bool) -> Result<Admission, Refusal> {
+    /// Lets a call pass, or says why not. `tells` is false for a call whose failure says nothing of the backend: its
+    /// success does, but it keeps no other from finding out.
+    pub(crate) fn admit(&self, now: Instant, tells: bool) -> Result<Admission, Refusal> {
         match &mut *lock(&self.state) {
             State::Closed { .. } => Ok(Admission::Ordinary),
-            State::Open { until, probing, .. } if now >= *until && !*probing && can_probe => {
-                *probing = true;
-                Ok(Admission::Probe)
-            }
-            State::Open { until, reason, .. } => {
+            State::Open { until, reason, probe, .. } => {
+                let is_free = probe.is_none_or(|probe| {
+                    tells && !probe.tells || now.saturating_duration_since(probe.since) >= self.longest
+                });
+                if now >= *until && is_free {
+                    *probe = Some(Probe { since: now, tells });
+                    return Ok(Admission::Probe);
+                }
                 let retry_after = until.saturating_duration_since(now).max(self.config.open_for / 10);
                 Err(Refusal { reason: reason.clone(), retry_after })
             }
@@ -133,8 +148,8 @@ impl Breaker {
                 *state = State::Closed { failures: 0, first_failure: None };
                 true
             }
-            (State::Open { probing, .. }, Admission::Probe, Sign::Nothing) => {
-                *probing = false;
+            (State::Open { probe, .. }, Admission::Probe, Sign::Nothing) => {
+                *probe = None;
                 false
             }
             // Calls that were under way when it opened say nothing new.
@@ -164,7 +179,7 @@ impl Breaker {
 /// Jitter of a quarter keeps workers that lost the same database from coming back in step.
 fn open(since: Instant, now: Instant, delay: Duration, reason: &str) -> State {
     let jitter = delay.mul_f64(0.25 * fastrand::f64());
-    State::Open { since, until: now + delay + jitter, delay, reason: reason.to_owned(), probing: false }
+    State::Open { since, until: now + delay + jitter, delay, reason: reason.to_owned(), probe: None }
 }
 
 #[cfg(test)]
@@ -174,7 +189,8 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn breaker() -> Breaker {
-        Breaker::new(BreakerConfig { failures: 3, window: 10 * SECOND, open_for: SECOND, max_open_for: 4 * SECOND })
+        let config = BreakerConfig { failures: 3, window: 10 * SECOND, open_for: SECOND, max_open_for: 4 * SECOND };
+        Breaker::new(config, 11 * SECOND)
     }
 
     fn fail(breaker: &Breaker, now: Instant) -> bool {
@@ -230,12 +246,43 @@ mod tests {
         let later = now + 2 * SECOND;
 
         assert_eq!(breaker.state(later).0, BreakerState::HalfOpen);
-        assert!(breaker.admit(later, false).is_err(), "this call cannot find out");
         assert_eq!(breaker.admit(later, true), Ok(Admission::Probe));
         assert!(breaker.admit(later, true).is_err(), "one at a time");
         assert!(breaker.report(later, Admission::Probe, Sign::Alive));
         assert_eq!(breaker.admit(later, true), Ok(Admission::Ordinary));
         assert_eq!(breaker.failing_since(), None);
+    }
+
+    /// A worker that was asked for nothing but lists used to refuse them for good.
+    #[test]
+    fn a_call_whose_failure_says_nothing_finds_out_too_and_keeps_no_other_from_it() {
+        let now = Instant::now();
+        let breaker = opened(now);
+        let later = now + 2 * SECOND;
+        assert!(breaker.admit(now, false).is_err());
+
+        assert_eq!(breaker.admit(later, false), Ok(Admission::Probe));
+        assert!(breaker.admit(later, false).is_err(), "one at a time");
+        assert_eq!(breaker.admit(later, true), Ok(Admission::Probe));
+        assert!(breaker.admit(later, false).is_err() && breaker.admit(later, true).is_err());
+        breaker.report(later, Admission::Probe, Sign::Nothing);
+        assert_eq!(breaker.admit(later, false), Ok(Admission::Probe));
+        breaker.report(later, Admission::Probe, Sign::Alive);
+
+        assert_eq!(breaker.state(later).0, BreakerState::Closed);
+    }
+
+    /// It used to keep the breaker open for good.
+    #[test]
+    fn a_probe_that_does_not_come_back_is_given_up() {
+        let now = Instant::now();
+        let breaker = opened(now);
+        let later = now + 2 * SECOND;
+        assert_eq!(breaker.admit(later, true), Ok(Admission::Probe));
+
+        assert!(breaker.admit(later + 10 * SECOND, true).is_err(), "it may still come back");
+        assert_eq!(breaker.admit(later + 11 * SECOND, true), Ok(Admission::Probe));
+        assert!(breaker.admit(later + 12 * SECOND, true).is_err());
     }
 
     #[test]

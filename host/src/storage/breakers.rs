@@ -1,6 +1,6 @@
 //! The two circuit breakers of a backend: one for the calls that read, one for those that write.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::breaker::{Breaker, BreakerState};
 use super::config::BreakerConfig;
@@ -14,8 +14,10 @@ pub(crate) struct Breakers {
 }
 
 impl Breakers {
-    pub(crate) fn new(config: &BreakerConfig) -> Self {
-        Self { reads: Breaker::new(config.clone()), writes: Breaker::new(config.clone()) }
+    /// No call should take longer than `longest`.
+    pub(crate) fn new(config: &BreakerConfig, longest: Duration) -> Self {
+        let breaker = || Breaker::new(config.clone(), longest);
+        Self { reads: breaker(), writes: breaker() }
     }
 
     /// The one that a call of this kind passes.

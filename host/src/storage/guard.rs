@@ -5,8 +5,8 @@
 //! limit. See `gate.rs` for the limit, `breakers.rs` and `kind.rs` for when a backend is left alone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use storage_plugin_api::{
@@ -23,6 +23,7 @@ use super::kind::{
     COUNTS, DELETE, DELETE_BLOB, FLUSH, GET, GET_BLOB, Kind, LIST, MERGE, PRUNE, PUT_BLOB, SCAN_BLOBS, alive,
     sign_of_answers, sign_of_deletes, sign_of_error, sign_of_found,
 };
+use super::lock;
 use super::meter::Meter;
 use crate::telemetry::metrics::Metrics;
 
@@ -35,6 +36,10 @@ pub struct Guard {
     capabilities: Capabilities,
     gate: Gate,
     breakers: Breakers,
+    /// It stands before others, each of which has breakers of its own.
+    is_layer: bool,
+    /// The evaluation that was away when it was merged alone for the last time.
+    alone: Mutex<Option<Box<str>>>,
     call_timeout: Duration,
     /// It was told that its tree is in use.
     begun: AtomicBool,
@@ -56,12 +61,22 @@ impl Guard {
             instance: Arc::clone(instance),
             gate: Gate::new(backend, capabilities.parallel_calls),
             capabilities,
-            breakers: Breakers::new(&config.breaker),
+            breakers: Breakers::new(&config.breaker, config.call_timeout.saturating_add(GRACE)),
+            is_layer: false,
+            alone: Mutex::default(),
             call_timeout: config.call_timeout,
             begun: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             meter: Meter::new(metrics, instance),
         }
+    }
+
+    /// The same around a layer. What its children are away for is answered by it, and says nothing of the rest that it can
+    /// do; only calls that do not come back open its breakers.
+    #[must_use]
+    pub(crate) fn of_layer(mut self) -> Self {
+        self.is_layer = true;
+        self
     }
 
     /// The instance's name in the configuration.
@@ -134,17 +149,31 @@ impl Guard {
                 return Err(error);
             }
         };
-        match &answer {
-            Ok(answer) => self.report(kind, admission, sign_of(answer)),
+        let sign = match &answer {
+            Ok(answer) => sign_of(answer),
             Err(error) => {
                 self.meter.failed(error.kind);
                 if kind.alarms && error.kind == ErrorKind::Configuration {
                     error!(backend = %self.instance, call = kind.name, %error, "storage.misconfigured");
                 }
-                self.report(kind, admission, sign_of_error(kind, error));
+                sign_of_error(kind, error)
             }
-        }
+        };
+        self.report(kind, admission, if self.is_layer { Sign::Alive } else { sign });
         answer
+    }
+
+    /// What the answers to a merge show. The same evaluation, alone again and again, says nothing of the others: it may
+    /// be the only one that the backend is away for.
+    fn sign_of_merge<'a>(&self, batch: &[Item<'_>], answers: &'a [Answer]) -> Sign<'a> {
+        let (sign, [item]) = (sign_of_answers(answers), batch) else { return sign_of_answers(answers) };
+        let mut alone = lock(&self.alone);
+        match sign {
+            Sign::Away(_) if alone.as_deref() == Some(item.id()) => return Sign::Nothing,
+            Sign::Away(_) => *alone = Some(item.id().into()),
+            Sign::Alive | Sign::Nothing => {}
+        }
+        sign
     }
 
     fn report(&self, kind: Kind, admission: Admission, sign: Sign<'_>) {
@@ -217,7 +246,7 @@ impl Backend for Guard {
             self.meter.merge_called(batch.len(), started.elapsed());
             self.complete(MERGE, batch.len(), answers?)
         };
-        let answers = self.call(MERGE, call, run, |answers| sign_of_answers(answers))?;
+        let answers = self.call(MERGE, call, run, |answers| self.sign_of_merge(batch, answers))?;
         self.meter.merged(&answers);
         Ok(answers.into_iter().map(|answer| answer.taken_by(&self.instance)).collect())
     }

@@ -192,6 +192,7 @@ impl Plan {
                 Ok(backend) => {
                     let capabilities = planned.description.capabilities.clone();
                     let guard = Guard::new(&planned.name, backend, capabilities, &self.config, metrics);
+                    let guard = if planned.children.is_empty() { guard } else { guard.of_layer() };
                     info!(backend = %planned.name, plugin = planned.about.name, version = planned.about.version, "storage.backend_opened");
                     all.add(index, Arc::new(guard));
                 }

@@ -25,6 +25,8 @@ pub(crate) type Fault = Arc<dyn Fn(&'static str) -> Result<()> + Send + Sync>;
 pub(crate) struct TestBackend {
     states: Mutex<BTreeMap<String, State>>,
     fault: Mutex<Option<Fault>>,
+    /// Items that fail, and how often.
+    failing: Mutex<BTreeMap<String, (Error, u32)>>,
     pub(crate) calls: AtomicU64,
     pub(crate) begun: AtomicU64,
     pub(crate) events: Events,
@@ -43,6 +45,7 @@ impl TestBackend {
         Self {
             states: Mutex::default(),
             fault: Mutex::default(),
+            failing: Mutex::default(),
             calls: AtomicU64::new(0),
             begun: AtomicU64::new(0),
             events: Arc::clone(events),
@@ -76,6 +79,18 @@ impl TestBackend {
         (release, told)
     }
 
+    /// The next so many merges and deletes of this evaluation fail, and no other.
+    pub(crate) fn fail_for(&self, id: &str, error: Error, times: u32) {
+        lock(&self.failing).insert(id.to_owned(), (error, times));
+    }
+
+    fn failure(&self, id: &str) -> Option<Error> {
+        let mut failing = lock(&self.failing);
+        let (error, times) = failing.get_mut(id).filter(|(_, times)| *times > 0)?;
+        *times -= 1;
+        Some(error.clone())
+    }
+
     pub(crate) fn insert(&self, id: &str, state: State) {
         lock(&self.states).insert(id.to_owned(), state);
     }
@@ -96,6 +111,9 @@ impl Backend for TestBackend {
         self.enter("merge")?;
         let mut states = lock(&self.states);
         let answer = |item: &Item<'_>| {
+            if let Some(error) = self.failure(item.id()) {
+                return Answer::rejected(error);
+            }
             let known = states.contains_key(item.id());
             let state = states.entry(item.id().to_owned()).or_default();
             let changed = state.merge_registers(item.registers().iter().copied());
@@ -158,7 +176,10 @@ impl Backend for TestBackend {
     fn delete(&self, _: &Call, items: &[Delete<'_>]) -> Result<Vec<Deleted>> {
         self.enter("delete")?;
         let mut states = lock(&self.states);
-        let delete = |item: &Delete<'_>| states.remove(item.id).map_or(Deleted::Absent, |_| Deleted::Deleted);
+        let delete = |item: &Delete<'_>| match self.failure(item.id) {
+            Some(error) => Deleted::Failed(error),
+            None => states.remove(item.id).map_or(Deleted::Absent, |_| Deleted::Deleted),
+        };
         Ok(items.iter().map(delete).collect())
     }
 

@@ -47,7 +47,8 @@ pub struct TreeHealth {
     pub healthy: bool,
     /// Why not, or what the operator should know; may be empty.
     pub reason: String,
-    /// How long the root has been failing, as far as its calls showed.
+    /// How long the root has been failing, as far as its calls showed; of a layer, how long those below it that are not
+    /// well.
     pub failing_for: Option<Duration>,
     /// Every backend by name.
     pub backends: BTreeMap<String, BackendHealth>,
@@ -134,14 +135,18 @@ impl Tree {
     pub fn health(&self) -> TreeHealth {
         let mut backends = BTreeMap::new();
         let (mut healthy, mut reason) = (false, String::new());
+        let mut failing_since = None;
         for node in &self.nodes {
             let health = node.guard.health();
+            if !health.healthy {
+                failing_since = failing_since.into_iter().chain(node.guard.failing_since()).min();
+            }
             // The root comes last and is what counts: a layer may well do without one of its children.
             (healthy, reason) = (health.healthy, health.reason.clone());
             let health = BackendHealth { healthy: health.healthy, reason: health.reason, details: health.details };
             backends.insert(node.guard.instance().to_string(), health);
         }
-        let failing_for = self.root().failing_since().map(|since| since.elapsed());
+        let failing_for = failing_since.filter(|_| !healthy).map(|since| since.elapsed());
         TreeHealth { healthy, reason, failing_for, backends }
     }
 

@@ -5,8 +5,8 @@
 //! what it likes, and nothing is kept here that grows with what it holds.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use storage_plugin_api::plugin_host::Host;
 use storage_plugin_api::{
@@ -50,6 +50,8 @@ pub(crate) struct Cache {
     ttl: Duration,
     together: Arc<Together>,
     pub(crate) flights: Arc<Flights>,
+    /// From when on reads become entries; unknown before it is told.
+    filled_from: OnceLock<Instant>,
     hits: AtomicU64,
     misses: AtomicU64,
 }
@@ -81,7 +83,22 @@ impl Cache {
         tables.retain(|table| table.strong_count() > 0);
         tables.push(Arc::downgrade(&flights));
         drop(tables);
-        Self { child, host, ttl, together, flights, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
+        let (filled_from, hits, misses) = Default::default();
+        Self { child, host, ttl, together, flights, filled_from, hits, misses }
+    }
+
+    /// The tree is in use, and nobody merges past this cache any more when the time of that call is over.
+    ///
+    /// Merges that are under way in the tree before, which may have no cache or another one, bring nothing here; what was
+    /// read before one of them came to its end would stay.
+    pub(crate) fn begin(&self, call: &Call) {
+        let remaining = call.remaining();
+        let _ = self.filled_from.set(Instant::now() + remaining + remaining / 10);
+    }
+
+    /// True if what is read from now on may become an entry.
+    pub(crate) fn is_filled(&self, now: Instant) -> bool {
+        self.filled_from.get().is_some_and(|from| now >= *from)
     }
 
     /// Asked before a read of the primary begins whose answer is to become an entry.

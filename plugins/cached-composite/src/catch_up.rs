@@ -38,6 +38,8 @@ pub(crate) enum Pass {
     Through { moved: u64, refused: u64 },
     /// A child is away, or it is another instance that catches up.
     Later(Duration),
+    /// The instance before has a batch under way.
+    NotYet,
     /// It shall stop.
     Stopped,
 }
@@ -63,7 +65,11 @@ pub(crate) fn run(layer: &Layer) {
         suspects.end_pass(layer);
         fallback.signal.set_panicked(passed.is_err());
         // The panic is in the log already.
-        let (pause, is_idle) = match passed.unwrap_or(Pass::Later(LONGEST_PAUSE)) {
+        let passed = passed.unwrap_or(Pass::Later(LONGEST_PAUSE));
+        if fallback.signal.set_waiting(matches!(passed, Pass::NotYet), Instant::now()) {
+            warn!(fallback = %fallback.name, "not caught up: the instance before, which this one took the place of, has not come back from a call yet");
+        }
+        let (pause, is_idle) = match passed {
             Pass::Empty => {
                 if total > 0 {
                     info!(fallback = %fallback.name, evaluations = total, seconds = began.elapsed().as_secs_f64(), "caught up");
@@ -84,6 +90,7 @@ pub(crate) fn run(layer: &Layer) {
                 limit = 1;
                 (pause, false)
             }
+            Pass::NotYet => (PAUSE, false),
             Pass::Stopped => return,
         };
         if is_empty || total == 0 {
@@ -123,7 +130,9 @@ impl Layer {
 /// Goes once through the fallback. After a failure it begins with one evaluation, then takes more and more. The one that
 /// failed alone is a suspect: the next time all others come first, so that it holds up none of them.
 fn pass(layer: &Layer, fallback: &Fallback, mut limit: usize, total: &mut u64, suspects: &mut Suspects) -> Pass {
-    let Some(_owner) = fallback.holding.own() else { return Pass::Later(PAUSE) };
+    let Some(_owner) = fallback.holding.own() else {
+        return if fallback.holding.may_move() { Pass::NotYet } else { Pass::Later(PAUSE) };
+    };
     let look = fallback.holding.look();
     let mut sum = Moved::default();
     let (mut cursor, mut is_empty) = (None, true);

@@ -110,7 +110,10 @@ impl Backend for CachedComposite {
     }
 
     /// From now on this instance catches up, and no longer one that it takes the place of.
-    fn begin(&self, _: &Call) -> Result<()> {
+    fn begin(&self, call: &Call) -> Result<()> {
+        if let Some(cache) = &self.layer.cache {
+            cache.begin(call);
+        }
         let mut catching_up = lock(&self.catching_up);
         let Some(fallback) = self.layer.fallback.as_ref().filter(|_| catching_up.is_none()) else { return Ok(()) };
         fallback.holding.begin();
@@ -212,11 +215,18 @@ impl Layer {
             if refused > 0 {
                 health = health.with("refused_by_primary", refused);
             }
-            if fallback.signal.has_panicked() {
-                let reason =
-                    format!("merging `{}` back panicked and is tried again, see the log and report it", fallback.name);
+            let mut add = |reason: String| {
                 health.reason =
                     [std::mem::take(&mut health.reason), reason].join("; ").trim_start_matches("; ").to_owned();
+            };
+            if fallback.signal.has_panicked() {
+                add(format!("merging `{}` back panicked and is tried again, see the log and report it", fallback.name));
+            }
+            if fallback.signal.is_waiting() {
+                add(format!(
+                    "`{}` is not merged back: the instance that this one took the place of has not come back from a call; restart the worker if that lasts",
+                    fallback.name
+                ));
             }
         }
         if let Some(cache) = &self.cache {

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
-use storage_plugin_api::{Error, Found, Result};
+use storage_plugin_api::{Error, Fields, Found, Result};
 
 use crate::lock;
 
-/// The reads that are under way, by id.
+/// The reads that are under way, by id: those of whole states, and those without bodies.
 #[derive(Debug, Default)]
-pub(crate) struct Flights(Mutex<HashMap<String, Arc<Flight>>>);
+pub(crate) struct Flights([Mutex<HashMap<String, Arc<Flight>>>; 2]);
 
 /// One read of one id.
 #[derive(Debug, Default)]
@@ -34,31 +34,38 @@ pub(crate) enum Boarding<'a> {
 /// The duty to answer those who wait. Dropping it ends the read.
 #[derive(Debug)]
 pub(crate) struct Lead<'a> {
-    flights: &'a Flights,
+    flights: &'a Mutex<HashMap<String, Arc<Flight>>>,
     id: String,
     flight: Arc<Flight>,
 }
 
 impl Flights {
     /// Joins the read of an id that is under way, or begins one.
-    pub(crate) fn board(&self, id: &str) -> Boarding<'_> {
-        let mut flights = lock(&self.0);
+    pub(crate) fn board(&self, id: &str, fields: Fields) -> Boarding<'_> {
+        let [whole, without_bodies] = &self.0;
+        let of_fields = match fields {
+            Fields::Whole => whole,
+            Fields::WithoutBodies => without_bodies,
+        };
+        let mut flights = lock(of_fields);
         if let Some(flight) = flights.get(id).filter(|flight| !flight.is_outdated()) {
             return Boarding::Follow(Arc::clone(flight));
         }
         let flight = Arc::new(Flight::default());
         flights.insert(id.to_owned(), Arc::clone(&flight));
-        Boarding::Lead(Lead { flights: self, id: id.to_owned(), flight })
+        Boarding::Lead(Lead { flights: of_fields, id: id.to_owned(), flight })
     }
 
     /// Reads of these ids that are under way may have missed something.
-    pub(crate) fn outdate<'i>(&self, ids: impl Iterator<Item = &'i str>) {
-        let flights = lock(&self.0);
-        if flights.is_empty() {
-            return;
-        }
-        for flight in ids.filter_map(|id| flights.get(id)) {
-            flight.outdated.store(true, Ordering::SeqCst);
+    pub(crate) fn outdate<'i>(&self, ids: impl Iterator<Item = &'i str> + Clone) {
+        for flights in &self.0 {
+            let flights = lock(flights);
+            if flights.is_empty() {
+                continue;
+            }
+            for flight in ids.clone().filter_map(|id| flights.get(id)) {
+                flight.outdated.store(true, Ordering::SeqCst);
+            }
         }
     }
 }
@@ -104,7 +111,7 @@ impl Lead<'_> {
 impl Drop for Lead<'_> {
     fn drop(&mut self) {
         self.answer(Err(Error::internal("the read of the primary that was under way ended without an answer")));
-        let mut flights = lock(&self.flights.0);
+        let mut flights = lock(self.flights);
         if flights.get(&self.id).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
             flights.remove(&self.id);
         }
@@ -116,14 +123,14 @@ mod tests {
     use super::*;
 
     fn lead<'a>(flights: &'a Flights, id: &str) -> Lead<'a> {
-        match flights.board(id) {
+        match flights.board(id, Fields::Whole) {
             Boarding::Lead(lead) => lead,
             Boarding::Follow(_) => panic!("somebody reads `{id}` already"),
         }
     }
 
     fn follow(flights: &Flights, id: &str) -> Arc<Flight> {
-        match flights.board(id) {
+        match flights.board(id, Fields::Whole) {
             Boarding::Lead(_) => panic!("nobody reads `{id}`"),
             Boarding::Follow(flight) => flight,
         }
@@ -140,6 +147,18 @@ mod tests {
         assert!(follower.wait(Instant::now()).expect("it is answered").is_none());
         drop(first);
         drop(lead(&flights, "a"));
+    }
+
+    #[test]
+    fn a_read_without_bodies_is_not_joined_by_one_that_wants_them() {
+        let flights = Flights::default();
+        let part = flights.board("a", Fields::WithoutBodies);
+        let whole = lead(&flights, "a");
+
+        flights.outdate(["a"].into_iter());
+
+        let Boarding::Lead(part) = part else { panic!("nobody reads `a`") };
+        assert!(part.is_outdated() && whole.is_outdated());
     }
 
     #[test]

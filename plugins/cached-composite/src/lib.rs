@@ -28,6 +28,8 @@
 //!   entry of an id has claimed the id (`claims.rs`).
 //! - *What the fallback has of an evaluation is not answered alone if the primary has taken something of it meanwhile*
 //!   and went away again (`meanwhile.rs`): then the read is unavailable, unless the cache knows what the primary took.
+//! - *Nothing is put into the cache before the time of the call of `begin` is over.* In the tree that was in use before there
+//!   may be no such cache, and what is still merged there joins nothing into it.
 //! - *An entry counts only with the register that says that it was made from a whole read*, in the present epoch and
 //!   within `ttl`. What else the cache holds is no entry. Where the cache cannot be changed in time, a new epoch begins:
 //!   all entries are void.

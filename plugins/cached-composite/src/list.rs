@@ -86,7 +86,7 @@ impl Layer {
         };
         entries.extend(page.entries.into_iter().filter(is_new));
         if let Some((id, found)) = entries.last() {
-            place.behind = Some(key(id, &found.state));
+            place.pass(query.order, key(id, &found.state));
         }
         place.primary = At::of(page.cursor);
         Ok(place.primary != At::End)
@@ -149,7 +149,7 @@ impl Layer {
         let is_done = |part: &Part| part.entries.last().is_none_or(|(last, _)| is_through && is_covered(last));
         let (fallback_done, primary_done) = (is_done(&of_fallback), is_done(&of_primary));
         if let Some(reached) = if is_through { bound.clone().flatten().or(behind) } else { behind } {
-            place.behind = Some(reached);
+            place.pass(query.order, reached);
         }
         if fallback_done {
             place.fallback = of_fallback.next;
@@ -245,6 +245,13 @@ impl Place {
         })
     }
 
+    /// Goes on behind this one; never back, to what was answered or passed over already.
+    fn pass(&mut self, order: Order, reached: Key) {
+        if self.behind.as_ref().is_none_or(|behind| compare(order, behind, &reached).is_lt()) {
+            self.behind = Some(reached);
+        }
+    }
+
     fn to_cursor(&self) -> String {
         hex::encode(serde_json::to_string(self).expect("a place has only texts and numbers"))
     }
@@ -271,5 +278,26 @@ impl At {
             Self::Cursor(cursor) => Some(Some(cursor.clone())),
             Self::End => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a filter had passed over since the last answer was forgotten, and looked at and answered again.
+    #[test]
+    fn a_place_never_goes_back() {
+        let mut place = Place::default();
+        let key = |id: &str| (1, id.to_owned());
+
+        for id in ["b", "d", "c"] {
+            place.pass(Order::Id, key(id));
+        }
+        assert_eq!(place.behind, Some(key("d")));
+
+        place.pass(Order::NewestFirst, key("a"));
+        place.pass(Order::NewestFirst, key("c"));
+        assert_eq!(place.behind, Some(key("a")));
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! The order is what makes it right: see the module of the crate.
 
+use std::time::Instant;
+
 use storage_plugin_api::{Call, Error, ErrorKind, Fields, Found, Result};
 
 use crate::cache::{Cache, Filling, Looked};
@@ -91,8 +93,8 @@ impl Layer {
             return Ok(Vec::new());
         }
         match &self.cache {
-            Some(cache) if fields == Fields::Whole => self.read_together(cache, &call, missed),
-            _ => {
+            Some(cache) => self.read_together(cache, &call, missed, fields),
+            None => {
                 let ids: Vec<&str> = missed.iter().map(|missed| missed.id).collect();
                 self.primary.get(&call, &ids, fields)
             }
@@ -100,32 +102,40 @@ impl Layer {
     }
 
     /// Reads what nobody reads already, fills the cache with it, and waits for the rest.
-    fn read_together(&self, cache: &Cache, call: &Call, missed: &[Missed<'_>]) -> Result<Vec<Option<Found>>> {
+    fn read_together(
+        &self,
+        cache: &Cache,
+        call: &Call,
+        missed: &[Missed<'_>],
+        fields: Fields,
+    ) -> Result<Vec<Option<Found>>> {
         // Before the read begins, so that no entry outlives what makes all of them void.
         let epoch = cache.epoch();
+        let is_filled = fields == Fields::Whole && cache.is_filled(Instant::now());
         let mut answers: Vec<Option<Found>> = missed.iter().map(|_| None).collect();
         let (mut leads, mut followed) = (Vec::new(), Vec::new());
         for (place, missed) in missed.iter().enumerate() {
-            match cache.flights.board(missed.id) {
+            match cache.flights.board(missed.id, fields) {
                 Boarding::Lead(lead) => leads.push((place, lead)),
                 Boarding::Follow(flight) => followed.push((place, flight)),
             }
         }
         if !leads.is_empty() {
             let ids: Vec<&str> = leads.iter().map(|(_, lead)| lead.id()).collect();
-            let read = self.primary.get(call, &ids, Fields::Whole).inspect_err(|error| {
+            let read = self.primary.get(call, &ids, fields).inspect_err(|error| {
                 leads.iter().for_each(|(_, lead)| lead.answer(Err(error.clone())));
             })?;
             for ((place, lead), found) in leads.iter().zip(read) {
                 lead.answer(Ok(found.clone()));
                 answers[*place] = found;
             }
-            let fillings: Vec<Filling<'_>> = leads
-                .iter()
-                .filter_map(|(place, lead)| filling(&missed[*place], lead, answers[*place].as_ref()?))
-                .collect();
-            cache.fill(call, epoch, &fillings);
-            drop(fillings);
+            if is_filled {
+                let fillings: Vec<Filling<'_>> = leads
+                    .iter()
+                    .filter_map(|(place, lead)| filling(&missed[*place], lead, answers[*place].as_ref()?))
+                    .collect();
+                cache.fill(call, epoch, &fillings);
+            }
             drop(leads);
         }
         for (place, flight) in followed {

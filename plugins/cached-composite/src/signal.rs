@@ -21,7 +21,14 @@ struct SignalState {
     refused: u64,
     /// The last pass did not come to its end.
     has_panicked: bool,
+    /// Since when it waits for the instance before, if it does.
+    waits_since: Option<Instant>,
+    /// It has waited for so long that people are told.
+    is_waiting: bool,
 }
+
+/// The instance before ends after its present call, which takes no longer if all is well.
+const TOLD_AFTER: Duration = Duration::from_secs(5);
 
 impl Signal {
     pub(crate) fn stop(&self) {
@@ -56,6 +63,23 @@ impl Signal {
         lock(&self.state).has_panicked = has_panicked;
     }
 
+    /// True if it has waited for the instance before for so long that people are told.
+    pub(crate) fn is_waiting(&self) -> bool {
+        lock(&self.state).is_waiting
+    }
+
+    /// Whether it waits for the instance before. True when it is time to say so.
+    pub(crate) fn set_waiting(&self, waits: bool, now: Instant) -> bool {
+        let mut state = lock(&self.state);
+        if !waits {
+            (state.waits_since, state.is_waiting) = (None, false);
+            return false;
+        }
+        let since = *state.waits_since.get_or_insert(now);
+        let is_long = now.saturating_duration_since(since) >= TOLD_AFTER;
+        is_long && !std::mem::replace(&mut state.is_waiting, true)
+    }
+
     pub(crate) fn set_refused(&self, refused: u64) {
         lock(&self.state).refused = refused;
     }
@@ -87,5 +111,22 @@ impl Drop for Ended<'_> {
     fn drop(&mut self) {
         lock(&self.0.state).has_ended = true;
         self.0.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reload away from a backend that hangs left the fallback as it was, and nobody was told why.
+    #[test]
+    fn a_long_wait_for_the_instance_before_is_told_once() {
+        let (signal, now) = (Signal::default(), Instant::now());
+
+        assert!(!signal.set_waiting(true, now) && !signal.is_waiting());
+        assert!(signal.set_waiting(true, now + TOLD_AFTER) && signal.is_waiting());
+        assert!(!signal.set_waiting(true, now + 2 * TOLD_AFTER) && signal.is_waiting());
+        assert!(!signal.set_waiting(false, now + 3 * TOLD_AFTER) && !signal.is_waiting());
+        assert!(!signal.set_waiting(true, now + 4 * TOLD_AFTER));
     }
 }

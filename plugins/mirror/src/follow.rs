@@ -1,7 +1,7 @@
 //! The thread that brings a shadow what the primary did: one thing after the other, again where a child is away.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use storage_plugin_api::Error;
 use tracing::{info, warn};
@@ -17,15 +17,17 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Until somebody else, who follows for the same shadow, is asked for again.
 const TURN: Duration = Duration::from_millis(20);
+/// How long that one may take, who ends after its present call if all is well, before people are told.
+const TOLD_AFTER: Duration = Duration::from_secs(5);
 /// So many of what is left are named in the log.
 const NAMED: usize = 10;
 
 /// Follows until it is to end. What it then still owes is left to the instance that takes its place.
 pub(crate) fn run(layer: &Layer, shadow: &Shadow, place: &Place) {
     let _ended = Ended(shadow);
-    if let Some(Left { owed, differs }) = wait_for_turn(shadow, place) {
+    if let Some(Left { owed, deleted, differs }) = wait_for_turn(shadow, place) {
         layer.take_over(shadow, differs);
-        shadow.queue.owe(owed);
+        shadow.queue.owe(owed, deleted);
         work(layer, shadow);
     }
     leave(layer, shadow, place);
@@ -34,9 +36,14 @@ pub(crate) fn run(layer: &Layer, shadow: &Shadow, place: &Place) {
 
 /// The one before may still be at work.
 fn wait_for_turn(shadow: &Shadow, place: &Place) -> Option<Left> {
+    let begun = Instant::now();
     loop {
         if let Some(left) = place.follow() {
+            shadow.waits(false);
             return Some(left);
+        }
+        if begun.elapsed() >= TOLD_AFTER {
+            shadow.waits(true);
         }
         if shadow.queue.is_ending() && shadow.queue.budget(TURN).is_zero() {
             return None;
@@ -66,9 +73,12 @@ fn work(layer: &Layer, shadow: &Shadow) {
             }
             Ok(Came::Aside(error)) => {
                 shadow.fails_for_some(&error);
-                // A shadow that can be read and not written to is asked for one after the other.
-                shadow.queue.pause(wait(&error, PAUSE));
+                // A shadow that can be read and not written to is asked for one after the other. How long the error asks
+                // to wait is meant for that one.
+                shadow.queue.pause(spread(PAUSE));
             }
+            // They have a pause of their own.
+            Ok(Came::Still(error)) => shadow.fails_for_some(&error),
             Ok(Came::Away(error)) => {
                 shadow.is_away(&error);
                 layer.gauge();
@@ -88,12 +98,15 @@ fn work(layer: &Layer, shadow: &Shadow) {
 
 /// Until the next attempt: as long as the child asks for, else longer each time, and never at the same time as others.
 fn wait(error: &Error, pause: Duration) -> Duration {
-    let wait = error.retry_after.unwrap_or(pause).clamp(PAUSE / 10, LONGEST_PAUSE);
-    wait.mul_f64(0.75 + 0.5 * fastrand::f64())
+    spread(error.retry_after.unwrap_or(pause).clamp(PAUSE / 10, LONGEST_PAUSE))
+}
+
+fn spread(pause: Duration) -> Duration {
+    pause.mul_f64(0.75 + 0.5 * fastrand::f64())
 }
 
 fn leave(layer: &Layer, shadow: &Shadow, place: &Place) {
-    let owed = shadow.queue.take_rest();
+    let (owed, deleted) = shadow.queue.take_rest();
     let (shadow_name, evaluations) = (&shadow.child.name, owed.len());
     let first: Vec<&str> = owed.iter().take(NAMED).map(|id| &**id).collect();
     if owed.is_empty() {
@@ -109,7 +122,7 @@ fn leave(layer: &Layer, shadow: &Shadow, place: &Place) {
         );
     }
     let differs = shadow.differs();
-    place.leave(Left { owed, differs }, layer.options.owed_evaluations);
+    place.leave(Left { owed, deleted, differs }, layer.options.owed_evaluations);
 }
 
 /// Tells that the thread has ended, however it did.

@@ -22,7 +22,7 @@ const BATCH_BYTES: usize = 4 * 1024 * 1024;
 pub(crate) enum Change {
     /// Merge a state.
     Merge(Merge),
-    /// Look what the primary has, and do as it did.
+    /// It was deleted: delete it, and look what the primary has of it by now.
     Look(Box<str>),
     /// Remove what is old.
     Prune(Prune),
@@ -42,7 +42,7 @@ pub(crate) enum Work {
     Merge(Vec<Merge>),
     Look(Vec<Box<str>>),
     Prune(Prune),
-    /// The same as a look, of ids that are owed.
+    /// A look at ids that are owed. Which of them were deleted, [`Queue::take_deleted`] tells.
     Owed(Vec<Box<str>>),
     /// The same, of ids that were set aside.
     Aside(Vec<Box<str>>),
@@ -64,6 +64,10 @@ struct Waiting {
     owed: BTreeSet<Box<str>>,
     /// Owed as well.
     aside: Aside,
+    /// It is the turn of those when there are others, too.
+    is_asides_turn: bool,
+    /// Those of the owed, set aside or in hand that were deleted since the shadow had them.
+    deleted: BTreeSet<Box<str>>,
     /// Memory of the changes, those in hand included.
     bytes: usize,
     hand: Hand,
@@ -149,7 +153,7 @@ impl Queue {
             }
             waiting.overflowed += 1;
             match change.id() {
-                Some(id) => waiting.owe(id.into(), self.most_owed),
+                Some(id) => waiting.owe(id.into(), matches!(change, Change::Look(_)), self.most_owed),
                 // The next one comes by itself.
                 None => waiting.lost += 1,
             }
@@ -158,14 +162,26 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// The shadow is to be brought to what the primary has of these.
-    pub(crate) fn owe(&self, ids: impl IntoIterator<Item = Box<str>>) {
+    /// The shadow is to be brought to what the primary has of these, of which some were deleted.
+    pub(crate) fn owe(&self, ids: BTreeSet<Box<str>>, deleted: BTreeSet<Box<str>>) {
         let mut waiting = lock(&self.waiting);
         for id in ids {
-            waiting.owe(id, self.most_owed);
+            let is_deleted = deleted.contains(&id);
+            waiting.owe(id, is_deleted, self.most_owed);
         }
         drop(waiting);
         self.changed.notify_all();
+    }
+
+    /// Which of these, that are in hand, were deleted. Who asks deletes them in the shadow, or says that it could not.
+    pub(crate) fn take_deleted<'i>(&self, ids: &[&'i str]) -> Vec<&'i str> {
+        let mut waiting = lock(&self.waiting);
+        ids.iter().copied().filter(|id| waiting.deleted.remove(*id)).collect()
+    }
+
+    /// These, that are in hand, were deleted, and are to be deleted in the shadow.
+    pub(crate) fn put_deleted<'i>(&self, ids: impl Iterator<Item = &'i str>) {
+        lock(&self.waiting).deleted.extend(ids.map(Box::from));
     }
 
     /// What is to be done next, at most so many of it; waits for it. None when it is to end.
@@ -303,8 +319,8 @@ impl Queue {
         }
     }
 
-    /// Takes out the ids of everything that is not done. A prune has none, and is lost.
-    pub(crate) fn take_rest(&self) -> BTreeSet<Box<str>> {
+    /// Takes out the ids of everything that is not done, and those of them that were deleted. A prune has none, and is lost.
+    pub(crate) fn take_rest(&self) -> (BTreeSet<Box<str>>, BTreeSet<Box<str>>) {
         let mut waiting = lock(&self.waiting);
         let mut ids = std::mem::take(&mut waiting.owed);
         let changes = std::mem::take(&mut waiting.changes);
@@ -313,7 +329,12 @@ impl Queue {
         waiting.lost += changes.iter().filter(|change| change.id().is_none()).count() as u64;
         ids.extend(waiting.aside.take_all());
         ids.extend(changes.iter().filter_map(Change::id).map(Box::from));
-        ids
+        let mut deleted = std::mem::take(&mut waiting.deleted);
+        deleted.extend(changes.into_iter().filter_map(|change| match change {
+            Change::Look(id) => Some(id),
+            Change::Merge(_) | Change::Prune(_) => None,
+        }));
+        (ids, deleted)
     }
 
     fn wait_until(&self, deadline: Instant, is_so: impl Fn(&Waiting) -> bool) -> bool {
@@ -333,15 +354,18 @@ impl Waiting {
         self.owed.len() + self.aside.len() + self.hand.owed
     }
 
-    fn owe(&mut self, id: Box<str>, most: usize) {
-        if self.aside.has(&id) {
-            return;
-        }
-        if self.owes() >= most && !self.owed.contains(&id) {
+    fn owe(&mut self, id: Box<str>, is_deleted: bool, most: usize) {
+        let is_aside = self.aside.has(&id);
+        if !is_aside && self.owes() >= most && !self.owed.contains(&id) {
             self.lost += 1;
             return;
         }
-        self.owed.insert(id);
+        if is_deleted {
+            self.deleted.insert(id.clone());
+        }
+        if !is_aside {
+            self.owed.insert(id);
+        }
     }
 
     fn take(&mut self, most: usize) -> Option<Work> {
@@ -361,17 +385,21 @@ impl Waiting {
                 });
                 Work::Prune(prunes.into_iter().next_back()?)
             }
-            None if !self.owed.is_empty() => {
-                let ids: Vec<Box<str>> = std::iter::from_fn(|| self.owed.pop_first()).take(most).collect();
+            // Only behind the changes, of which some may be older than what the primary has.
+            None => {
+                let is_due = self.aside.due_in(Instant::now()) == Some(Duration::ZERO);
+                let is_owed = !self.owed.is_empty();
+                // One after the other, so that neither holds up the other.
+                let is_aside = is_due && (self.is_asides_turn || !is_owed);
+                self.is_asides_turn = !is_aside;
+                let ids = match (is_aside, is_owed) {
+                    (true, _) => self.aside.take(BATCH),
+                    (false, true) => std::iter::from_fn(|| self.owed.pop_first()).take(most).collect(),
+                    (false, false) => return None,
+                };
                 self.hand.owed = ids.len();
-                Work::Owed(ids)
+                if is_aside { Work::Aside(ids) } else { Work::Owed(ids) }
             }
-            None if self.aside.due_in(Instant::now()) == Some(Duration::ZERO) => {
-                let ids = self.aside.take(BATCH);
-                self.hand.owed = ids.len();
-                Work::Aside(ids)
-            }
-            None => return None,
         };
         Some(work)
     }

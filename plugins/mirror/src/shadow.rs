@@ -45,6 +45,8 @@ impl Standing {
 #[derive(Debug, Default)]
 struct Troubles {
     is_away: bool,
+    /// Nobody follows for it yet, since the instance before does not end.
+    is_waited_for: bool,
     last_error: Option<String>,
     /// But for what is lost, which the queue knows.
     differs: Differs,
@@ -97,6 +99,14 @@ impl Shadow {
         if std::mem::take(&mut troubles.is_away) {
             let Figures { changes, owed, lost, .. } = self.queue.figures();
             info!(shadow = self.child.name, changes, owed, lost, "shadow follows again");
+        }
+    }
+
+    /// The instance before, whose turn it still is, does not come back from a call.
+    pub(crate) fn waits(&self, is_so: bool) {
+        if !std::mem::replace(&mut lock(&self.troubles).is_waited_for, is_so) && is_so {
+            let (shadow, behind) = (&self.child.name, self.queue.figures().changes);
+            warn!(shadow, behind, "shadow does not follow yet: the instance before has not come back from a call");
         }
     }
 
@@ -158,6 +168,12 @@ impl Shadow {
         if troubles.is_away {
             return Some(format!("`{name}` is {} behind ({error})", changes + owed));
         }
+        if troubles.is_waited_for {
+            return Some(format!(
+                "`{name}` is {} behind: the instance that this one took the place of has not come back from a call; restart the worker if that lasts",
+                changes + owed
+            ));
+        }
         if failing > 0 {
             return Some(format!("`{name}` does not take {failing} evaluations now, but others ({error})"));
         }
@@ -170,7 +186,7 @@ impl Shadow {
         let (figures, troubles) = (self.queue.figures(), lock(&self.troubles));
         match () {
             () if differs => Standing::Diverged,
-            () if troubles.is_away || figures.owed > 0 => Standing::Behind,
+            () if troubles.is_away || troubles.is_waited_for || figures.owed > 0 => Standing::Behind,
             () => Standing::Mirrored,
         }
     }

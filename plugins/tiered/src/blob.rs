@@ -37,6 +37,12 @@ pub(crate) fn is_moved(reference: &Reference) -> bool {
     reference.location.as_deref().is_some_and(|location| location.starts_with(SCHEME))
 }
 
+/// Whose blobs have the body that a layer such as this one has moved.
+pub(crate) fn place(reference: &Reference) -> Option<&str> {
+    let (blobs, _) = reference.location.as_deref()?.strip_prefix(SCHEME)?.rsplit_once('/')?;
+    Some(blobs)
+}
+
 /// What stands in a state for a text that is elsewhere.
 pub(crate) fn reference(text: &str, hash: Hash, location: String, preview: usize) -> Body {
     let body = Body::text_with_hash(text, hash);
@@ -96,6 +102,7 @@ mod tests {
         assert_eq!(reference.preview, "ä\0\r");
         assert_eq!(reference_of("ää", 3).preview, "ä", "characters stay whole");
         assert!(is_moved(&reference));
+        assert_eq!(place(&reference), Some("bucket"));
     }
 
     #[test]

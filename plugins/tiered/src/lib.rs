@@ -17,12 +17,14 @@
 //!
 //! # What is answered where a blob cannot be had
 //! The state with the reference, which has the beginning of the text, marked `incomplete`; a missing or damaged blob is
-//! also an error in the log.
+//! also an error in the log. A reference to the blobs of another instance that is open (`places.rs`) is left to that one;
+//! one to blobs that had another name is looked for in those that there are, since a blob is named by what it is.
 
 mod blob;
 mod collect;
 mod options;
 mod parallel;
+mod places;
 mod reads;
 #[cfg(test)]
 mod tests;

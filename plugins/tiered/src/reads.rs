@@ -6,8 +6,8 @@ use std::sync::Arc;
 use storage_plugin_api::{Body, Call, Error, Fields, Found, Hash, Page, Query, Reference, Result, State};
 use tracing::{error, warn};
 
-use crate::blob;
 use crate::tiered::Layer;
+use crate::{blob, places};
 
 /// What came of looking for a blob.
 enum Fetched {
@@ -73,11 +73,11 @@ impl Layer {
                 match fetched.get(&reference.sha256)? {
                     Fetched::Text(text) => return Some(Body::text_with_hash(Arc::clone(text), reference.sha256)),
                     // Somebody else's, who knows where it is.
-                    Fetched::Missing if !self.is_own(reference) => {}
+                    Fetched::Missing if self.is_others(reference) => {}
                     Fetched::Missing => {
                         is_incomplete = true;
-                        let blob = blob::key(&reference.sha256);
-                        error!(evaluation = id, body = name, blob, blobs = %self.blobs.name, "the blob of a body is missing");
+                        let (blob, stored_in) = (blob::key(&reference.sha256), blob::place(reference));
+                        error!(evaluation = id, body = name, blob, stored_in, blobs = %self.blobs.name, "the blob of a body is missing");
                     }
                     Fetched::Damaged(reason) => {
                         is_incomplete = true;
@@ -107,7 +107,7 @@ impl Layer {
                 }
             },
             Ok(None) => {
-                if self.is_own(reference) {
+                if !self.is_others(reference) {
                     self.host.count("blobs_missing", 1);
                 }
                 Fetched::Missing
@@ -116,9 +116,10 @@ impl Layer {
         }
     }
 
-    /// True if this layer's blobs should have the body.
-    fn is_own(&self, reference: &Reference) -> bool {
-        reference.location.as_deref() == Some(&blob::location(&self.blobs.name, &reference.sha256))
+    /// True if the body is for somebody else to put back: whoever made such a reference, or another instance of this
+    /// layer that stands above or below this one.
+    fn is_others(&self, reference: &Reference) -> bool {
+        blob::place(reference).is_none_or(|blobs| *blobs != self.blobs.name && places::is_open(blobs))
     }
 }
 

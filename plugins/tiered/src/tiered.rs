@@ -12,6 +12,7 @@ use storage_plugin_api::{
 };
 
 use crate::collect::{Collecting, Figures};
+use crate::places::Place;
 use crate::{Options, parallel, role};
 
 /// Most blobs that a call moves at once, each of which may be large in memory.
@@ -21,6 +22,7 @@ const BLOBS_AT_ONCE: usize = 8;
 pub struct Tiered {
     layer: Arc<Layer>,
     collecting: Mutex<Option<Collecting>>,
+    _place: Place,
 }
 
 /// The children and what is known of them.
@@ -52,8 +54,9 @@ impl OpenBackend for Tiered {
             child.ok_or_else(|| Error::configuration(missing))
         };
         let (primary, blobs) = (child(role::PRIMARY)?, child(role::BLOBS)?);
+        let place = Place::open(&blobs.name);
         let layer = Arc::new(Layer { host: opening.host, options, primary, blobs, figures: Figures::default() });
-        Ok(Self { layer, collecting: Mutex::default() })
+        Ok(Self { layer, collecting: Mutex::default(), _place: place })
     }
 }
 

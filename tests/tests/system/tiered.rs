@@ -78,8 +78,9 @@ fn large_bodies_wait_for_their_store_and_come_back_whole() {
     let confirmed = confirmations.wait_for(2, SOON);
     assert!(confirmed.iter().all(|confirmation| confirmation.text("durability") == "durable"), "{confirmed:?}");
     assert_records(&worker, &events[..2]);
-    let file = std::fs::metadata(setup.path("data/evaluations/large.json"));
-    assert!(file.is_ok_and(|file| file.len() < 8192), "the record is small");
+    let file = setup.path("data/evaluations/large.json");
+    eventually(SOON, "the next checkpoint to write the record's file", || file.exists());
+    assert!(std::fs::metadata(file).is_ok_and(|file| file.len() < 8192), "the record is small");
 
     std::fs::write(setup.path("away"), "").expect("make the file");
     publisher.publish(&events[2..]);

@@ -196,6 +196,61 @@ fn expensive_reads_do_not_open_the_breaker() {
     assert_eq!(guard.breaker_state(), BreakerState::Closed);
 }
 
+/// Five merges of nothing but large bodies, while only the place for those was away, shut off all the rest of the tree.
+#[test]
+fn a_layer_whose_children_are_away_is_not_left_alone() {
+    let backend = TestBackend::new();
+    let guard = guarded(&backend, &quick(), &Metrics::new()).of_layer();
+    backend.set_fault(|call| if call == "health" { Ok(()) } else { Err(Error::unavailable("the disk is gone")) });
+
+    for _ in 0..10 {
+        assert_eq!(merge(&guard, &["a"]).expect_err("a child is away").message, "the disk is gone");
+        assert_eq!(guard.get(&call(), &["a"], Fields::Whole).expect_err("the same").message, "the disk is gone");
+    }
+
+    assert_eq!(guard.breaker_state(), BreakerState::Closed);
+    assert!(guard.health().healthy, "it is as well as it says");
+    backend.mend();
+}
+
+/// It closed everybody out when it was tried again and again in quiet times.
+#[test]
+fn one_evaluation_that_the_backend_is_away_for_does_not_open_the_breaker() {
+    let backend = TestBackend::new();
+    let guard = guarded(&backend, &quick(), &Metrics::new());
+    for id in ["bad", "b", "c", "d"] {
+        backend.fail_for(id, Error::unavailable("not this one"), 100);
+    }
+
+    for _ in 0..10 {
+        let answers = merge(&guard, &["bad"]).expect("it is asked");
+        assert!(matches!(answers[0].outcome, storage_plugin_api::Outcome::Rejected(_)));
+    }
+    assert_eq!(guard.breaker_state(), BreakerState::Closed);
+
+    for id in ["b", "c"] {
+        merge(&guard, &[id]).expect("it is asked");
+    }
+    assert_eq!(guard.breaker_state(), BreakerState::Open, "several that fail one after the other are an outage");
+}
+
+/// What had opened it was not asked for any more, so that it stayed open.
+#[test]
+fn a_list_finds_out_that_a_backend_can_be_read_again() {
+    let backend = TestBackend::new();
+    let guard = guarded(&backend, &quick(), &Metrics::new());
+    backend.is_away();
+    for _ in 0..3 {
+        assert!(guard.get(&call(), &["a"], Fields::Whole).is_err());
+    }
+    assert_eq!(guard.breaker_state(), BreakerState::Open);
+    backend.mend();
+
+    eventually("it may be asked again", || guard.list(&call(), &Query::default()).is_ok());
+
+    assert_eq!(guard.breaker_state(), BreakerState::Closed);
+}
+
 #[test]
 fn nothing_follows_close() {
     let backend = TestBackend::new();

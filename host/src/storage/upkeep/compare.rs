@@ -4,6 +4,7 @@
 //! registers' ranks, and are not read. Since events are merged meanwhile, what differs is read again until it stands still.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -36,6 +37,16 @@ pub(crate) struct Difference {
     pub(crate) registers: Vec<RegisterDifference>,
     /// Both have the same now.
     pub(crate) repaired: bool,
+    /// Who did not take what the other has.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) refused: Vec<Refusal>,
+}
+
+/// What one of the two said when it was to take what the other has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Refusal {
+    pub(crate) by: Side,
+    pub(crate) reason: String,
 }
 
 /// A register that differs.
@@ -144,12 +155,12 @@ impl Comparing<'_> {
         compared: &mut Compared,
         report: &mut dyn FnMut(&Compared, Option<&Difference>) -> Result<()>,
     ) -> Result<()> {
-        let differences = self.still_different(ids.iter().map(String::as_str).collect())?;
-        for mut difference in differences {
-            if self.repair {
-                difference.repaired = self.repaired(&difference.id)?;
-                compared.repaired += u64::from(difference.repaired);
-            }
+        let mut differences = self.still_different(ids.iter().map(String::as_str).collect())?;
+        if self.repair {
+            self.repair(&mut differences)?;
+        }
+        for difference in differences {
+            compared.repaired += u64::from(difference.repaired);
             compared.different += 1;
             match difference.only_in {
                 Some(Side::A) => compared.only_in_a += 1,
@@ -214,14 +225,31 @@ impl Comparing<'_> {
         Ok(())
     }
 
-    /// Merges an evaluation both ways; true if both have the same then.
-    fn repaired(&self, id: &str) -> Result<bool> {
-        for (from, to) in [(self.a, self.b), (self.b, self.a)] {
-            if let Some(found) = get(from, self.patience, &[id], Fields::Whole)?.pop().flatten() {
-                merge(to, self.patience, &[(id, &found.state)], &mut Copied::default())?;
-            }
+    /// Merges each both ways, and says of which both have the same then.
+    fn repair(&self, differences: &mut [Difference]) -> Result<()> {
+        for difference in &mut *differences {
+            difference.refused = self.merge_both_ways(&difference.id)?;
         }
-        Ok(self.still_different(vec![id])?.is_empty())
+        // Together, since those that still differ are waited for. What was refused does for certain.
+        let merged = differences.iter().filter(|difference| difference.refused.is_empty());
+        let left = self.still_different(merged.map(|difference| difference.id.as_str()).collect())?;
+        let left: BTreeSet<String> = left.into_iter().map(|difference| difference.id).collect();
+        for difference in differences {
+            difference.repaired = difference.refused.is_empty() && !left.contains(&difference.id);
+        }
+        Ok(())
+    }
+
+    /// Gives each of the two what the other has.
+    fn merge_both_ways(&self, id: &str) -> Result<Vec<Refusal>> {
+        let mut refused = Vec::new();
+        for (from, to, by) in [(self.a, self.b, Side::B), (self.b, self.a, Side::A)] {
+            let Some(found) = get(from, self.patience, &[id], Fields::Whole)?.pop().flatten() else { continue };
+            let mut merged = Copied::default();
+            merge(to, self.patience, &[(id, &found.state)], &mut merged)?;
+            refused.extend(merged.rejections.into_iter().map(|rejection| Refusal { by, reason: rejection.reason }));
+        }
+        Ok(refused)
     }
 }
 
@@ -254,7 +282,7 @@ fn difference(id: &str, a: Option<&State>, b: Option<&State>, changing: bool) ->
         (Some(_), None) => (Some(Side::A), Vec::new()),
         (None, _) => (Some(Side::B), Vec::new()),
     };
-    Difference { id: id.to_owned(), only_in, changing, registers, repaired: false }
+    Difference { id: id.to_owned(), only_in, changing, registers, repaired: false, refused: Vec::new() }
 }
 
 /// The registers in which two states differ, by name.

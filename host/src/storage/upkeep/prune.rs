@@ -3,6 +3,8 @@
 //! One that offers `prune` does it by itself. From another they are listed and deleted by their digests, so that one that
 //! changes meanwhile stays.
 
+use std::time::Instant;
+
 use serde::Serialize;
 use storage_plugin_api::{
     Backend, Capabilities, Delete, Deleted, Fields, Order, Prune, Query, Record, Result, State, Status,
@@ -10,7 +12,7 @@ use storage_plugin_api::{
 
 use super::copy::{Pace, Place};
 use super::walk::Walk;
-use super::{Patience, get, parts};
+use super::{Patience, Pauses, get, is_passing, parts};
 
 /// A backend that counts for itself what it would remove is asked for so many.
 const COUNTED: usize = 1_000_000;
@@ -121,16 +123,12 @@ fn delete_each(
                     has_ended(state).then(|| ((*id).to_owned(), state.digest()))
                 };
                 let digests: Vec<_> = ids.iter().zip(&found).filter_map(digest).collect();
-                let deletes: Vec<Delete<'_>> =
-                    digests.iter().map(|(id, digest)| Delete { id, digest: Some(digest) }).collect();
-                for answer in patience.ask(|call| backend.delete(call, &deletes))? {
-                    match answer {
-                        Deleted::Deleted => pruned.removed += 1,
-                        Deleted::Absent => {}
-                        Deleted::Differs => pruned.changed += 1,
-                        Deleted::Failed(error) => return Err(error),
-                    }
-                }
+                delete(
+                    backend,
+                    patience,
+                    digests.iter().map(|(id, digest)| Delete { id, digest: Some(digest) }).collect(),
+                    &mut pruned,
+                )?;
             }
             report(&pruned)?;
             if (patience.is_told_to_end)() {
@@ -140,4 +138,33 @@ fn delete_each(
     }
     pruned.complete = true;
     Ok(pruned)
+}
+
+/// Deletes some, each until it is gone or has failed for good.
+fn delete(
+    backend: &dyn Backend,
+    patience: &Patience<'_>,
+    mut left: Vec<Delete<'_>>,
+    pruned: &mut PrunedSoFar,
+) -> Result<()> {
+    let mut pauses = Pauses::until(Instant::now() + patience.limit);
+    loop {
+        let answers = patience.ask(|call| backend.delete(call, &left))?;
+        let (mut again, mut away) = (Vec::new(), None);
+        for (item, answer) in left.into_iter().zip(answers) {
+            match answer {
+                Deleted::Deleted => pruned.removed += 1,
+                Deleted::Absent => {}
+                Deleted::Differs => pruned.changed += 1,
+                Deleted::Failed(error) if is_passing(&error) => {
+                    again.push(item);
+                    away = Some(error);
+                }
+                Deleted::Failed(error) => return Err(error),
+            }
+        }
+        let Some(error) = away else { return Ok(()) };
+        left = again;
+        patience.pause(&mut pauses, error)?;
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use storage_plugin_api::{Backend, Durability, Error, Outcome, Status};
+use storage_plugin_api::{Backend, Call, Durability, Error, Fields, Outcome, Record, Status};
 
 use super::store::Store;
 use super::{Tree, With, call, event, eventually, merge};
@@ -80,6 +80,28 @@ fn a_batch_that_was_under_way_deletes_nothing_after_the_change() {
     for instance in [&tree.composite, &next] {
         instance.close(&call()).expect("it stops");
     }
+}
+
+/// It came to its end behind a read whose answer then stood in the new cache for its whole time.
+#[test]
+fn a_merge_that_is_under_way_in_the_tree_before_is_not_missing_in_a_new_cache() {
+    let tree = Tree::new(With::Fallback);
+    tree.merge("a", &event(1, Status::Queued));
+    let next = tree.beside(&tree.primary);
+    let status = |next: &crate::CachedComposite| {
+        let found = next.get(&call(), &["a"], Fields::Whole).expect("read").remove(0).expect("stored");
+        Record::status_of(&found.state)
+    };
+    assert_eq!(status(&next), Some(Status::Queued), "before it is in use");
+    next.begin(&Call::with_budget(Duration::from_millis(500))).expect("it begins");
+    assert_eq!(status(&next), Some(Status::Queued));
+
+    tree.merge("a", &event(2, Status::Completed));
+
+    assert_eq!(status(&next), Some(Status::Completed));
+    assert_eq!(tree.cache.ids(), [""; 0]);
+    eventually("it to be cached", || status(&next) == Some(Status::Completed) && tree.cache.ids() == ["a"]);
+    next.close(&call()).expect("it stops");
 }
 
 /// A reload that puts a fallback over a primary that is away used to be refused, since the new layer was "not well".

@@ -63,7 +63,7 @@ impl Tree {
     /// Another instance over the same children, as after a restart.
     pub(crate) fn another(&self) -> CachedComposite {
         let next = self.beside(&self.primary);
-        next.begin(&call()).expect("it begins");
+        next.begin(&over()).expect("it begins");
         next
     }
 
@@ -106,7 +106,7 @@ impl Tree {
 
 fn open(options: Options, children: Vec<storage_plugin_api::Child>) -> CachedComposite {
     let composite = open_beside(options, children);
-    composite.begin(&call()).expect("it begins");
+    composite.begin(&over()).expect("it begins");
     composite
 }
 
@@ -124,6 +124,11 @@ fn open_beside(options: Options, children: Vec<storage_plugin_api::Child>) -> Ca
 
 pub(crate) fn merge(backend: &CachedComposite, id: &str, state: &State) -> Answer {
     with_items(&[(id, state)], |items| backend.merge(&call(), items)).expect("merged").remove(0)
+}
+
+/// The tree before has been left by everybody.
+fn over() -> Call {
+    Call::with_budget(Duration::ZERO)
 }
 
 pub(crate) fn call() -> Call {

@@ -1,9 +1,14 @@
 //! `ack = "primary"`: shadows follow by themselves.
 
+use std::collections::BTreeSet;
+
 use storage_plugin_api::{Backend, Call, Deleted, ErrorKind, Outcome, Prune, Status};
 
+use super::store::Store;
 use super::{Durability, Duration, Options, Tree, call, event, eventually, merge};
 use crate::lock;
+use crate::queue::{Queue, Work};
+use crate::shadow::{Shadow, Standing};
 
 /// So small that only one change waits beside the one in hand.
 fn small() -> Options {
@@ -103,6 +108,82 @@ fn a_delete_is_not_undone_by_what_waits() {
         tree.wait_until_alike();
         assert_eq!(lock(&tree.shadow().states).keys().collect::<Vec<_>>(), ["b", "c"]);
     }
+}
+
+/// What the shadow still had of before was joined with what was begun anew, and stayed there for good.
+#[test]
+fn what_was_deleted_and_merged_anew_has_nothing_of_before() {
+    for options in [Options::default(), Options { queue_changes: 1, ..Options::default() }, small()] {
+        for is_handed_over in [false, true] {
+            let tree = Tree::new(options.clone(), &[Durability::Durable]);
+            tree.merge("a", &event(1, Status::Completed));
+            tree.wait_until_alike();
+            tree.shadow().go_away();
+            tree.merge("b", &event(2, Status::Queued));
+            assert_eq!(tree.delete("a"), Deleted::Deleted);
+            tree.merge("a", &event(5, Status::Queued));
+            let next = is_handed_over.then(|| tree.another());
+            if is_handed_over {
+                tree.mirror.close(&Call::with_budget(Duration::from_millis(50))).expect("it ends");
+            }
+
+            tree.shadow().come_back();
+
+            tree.wait_until_alike();
+            drop(next);
+        }
+    }
+}
+
+/// How long its error asked to wait held up the whole shadow, again with each attempt.
+#[test]
+fn what_was_set_aside_is_waited_for_by_nobody() {
+    let tree = Tree::following();
+    tree.shadow().fails("a", ErrorKind::Unavailable);
+    tree.merge("a", &event(1, Status::Queued));
+    eventually("it to be set aside", || tree.detail("failing") == 1);
+
+    for number in 0..4 {
+        let (id, started) = (format!("later-{number}"), std::time::Instant::now());
+        tree.merge(&id, &event(2, Status::Queued));
+        eventually("what comes later", || lock(&tree.shadow().states).contains_key(&id));
+        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// As long as anything new was owed it was never its turn.
+#[test]
+fn what_was_set_aside_has_its_turn_while_others_are_owed() {
+    let queue = Queue::new(&Options::default());
+    let ids = |ids: &[&str]| ids.iter().map(|id| Box::from(*id)).collect::<BTreeSet<Box<str>>>();
+    queue.owe(ids(&["a"]), ids(&[]));
+    let Some(Work::Owed(first)) = queue.next(1) else { panic!("it is owed") };
+    queue.settled(None, first);
+    queue.owe(ids(&["b", "c", "d"]), ids(&[]));
+    // What was set aside is due at once then.
+    queue.end(std::time::Instant::now() + Duration::from_secs(60));
+
+    let Some(Work::Aside(second)) = queue.next(1) else { panic!("it is due") };
+    queue.settled(Some(Work::Aside(second)), Vec::new());
+    let third = queue.next(1);
+
+    assert!(matches!(third, Some(Work::Owed(_))), "nor does it hold up the others: {third:?}");
+}
+
+/// A reload away from a shadow that hangs was followed by nothing, and all seemed well.
+#[test]
+fn a_shadow_whose_turn_does_not_come_is_told() {
+    let store = Store::new("waited for", Durability::Durable);
+    let shadow = Shadow::new(store.child(crate::role::SHADOW), &Options::default());
+
+    shadow.waits(true);
+
+    assert_eq!(shadow.standing(), Standing::Behind);
+    let trouble = shadow.trouble().expect("it is told");
+    assert!(trouble.contains("has not come back from a call"), "{trouble}");
+    shadow.waits(false);
+    assert_eq!((shadow.standing(), shadow.trouble()), (Standing::Mirrored, None));
 }
 
 /// Another worker merges into both while this one deletes.

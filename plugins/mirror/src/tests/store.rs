@@ -94,7 +94,10 @@ impl Store {
             Some((id, kind @ (ErrorKind::Internal | ErrorKind::Overloaded))) if id == item.id() => {
                 return Err(Error::new(*kind, "it is too much"));
             }
-            Some((id, kind)) if id == item.id() => return Ok(Answer::rejected(Error::new(*kind, "not this one"))),
+            Some((id, kind)) if id == item.id() => {
+                let error = Error::new(*kind, "not this one").with_retry_after(std::time::Duration::from_secs(5));
+                return Ok(Answer::rejected(error));
+            }
             Some(_) | None => {}
         }
         let mut states = lock(&self.states);

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use storage_plugin_api::{
-    Backend, Body, Delete, Deleted, Durability, Error, ErrorKind, Fields, Outcome, Query, Reference, State, Value,
+    Backend, Body, Child, Delete, Deleted, Durability, Error, ErrorKind, Fields, Outcome, Query, Reference, State,
+    Value, with_items,
 };
 
-use super::store::lock;
-use super::{Tree, call, completed, large};
+use super::store::{Store, lock};
+use super::{Tree, call, completed, large, open};
+use crate::{Tiered, role};
 
 #[test]
 fn a_large_body_is_a_blob_and_a_small_one_stays() {
@@ -155,6 +157,58 @@ fn a_blob_that_is_missing_or_damaged_leaves_the_reference() {
     let left = &found[1].as_ref().expect("found").state;
     let body = left.get("completed/output").and_then(|register| register.value.as_body()).expect("a body");
     assert_eq!(body.as_reference().expect("a reference").preview, "missing\nmi");
+}
+
+/// A reload that gave another place for blobs another name made previews of what was whole, and said nothing of it.
+#[test]
+fn bodies_whose_blobs_had_another_name_are_found_by_what_they_are_or_told_to_be_missing() {
+    let (primary, old, new) = (store(), store(), store());
+    let named = |blobs: &Arc<Store>, name: &str| Child { name: name.to_owned(), ..blobs.child(role::BLOBS) };
+    let over = |blobs: Child| open(primary.child(role::PRIMARY), blobs, 100);
+    let get = |tiered: &Tiered| tiered.get(&call(), &["a"], Fields::Whole).expect("read").remove(0).expect("stored");
+    let state = completed(1, &large("a"));
+    let before = over(named(&old, "the old place"));
+    with_items(&[("a", &state)], |items| before.merge(&call(), items)).expect("merged");
+    drop(before);
+
+    let after = over(named(&new, "the new place"));
+    let missing = get(&after);
+    lock(&new.blobs).clone_from(&lock(&old.blobs));
+    let moved = get(&after);
+
+    assert!(missing.incomplete);
+    assert!(!moved.incomplete);
+    assert_eq!(moved.state.to_canonical_json(), state.to_canonical_json());
+}
+
+/// What the one above refers to passes through the one below, which cannot know it.
+#[test]
+fn one_such_layer_above_another_leaves_nothing_out() {
+    let (primary, near, far) = (store(), store(), store());
+    let below: Arc<dyn Backend> =
+        Arc::new(open(primary.child(role::PRIMARY), Child { name: "near".to_owned(), ..near.child(role::BLOBS) }, 50));
+    let above = open(
+        Child { backend: Arc::clone(&below), ..primary.child(role::PRIMARY) },
+        Child { name: "far".to_owned(), ..far.child(role::BLOBS) },
+        100,
+    );
+    let states = [completed(1, &large("a")), completed(1, &"middle ".repeat(10))];
+
+    for (id, state) in ["a", "b"].iter().zip(&states) {
+        with_items(&[(id, state)], |items| above.merge(&call(), items)).expect("merged");
+    }
+    let found = above.get(&call(), &["a", "b"], Fields::Whole).expect("read");
+
+    assert_eq!((near.keys().len(), far.keys().len()), (1, 1));
+    for (found, state) in found.into_iter().zip(&states) {
+        let found = found.expect("stored");
+        assert!(!found.incomplete);
+        assert_eq!(found.state.to_canonical_json(), state.to_canonical_json());
+    }
+}
+
+fn store() -> Arc<Store> {
+    Store::new(Durability::Durable)
 }
 
 #[test]

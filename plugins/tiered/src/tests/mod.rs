@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use storage_plugin_api::plugin_host::Host;
 use storage_plugin_api::{
-    Answer, Backend, Call, Durability, EventStamp, Fields, Found, OpenBackend, Opening, State, Status, with_items,
+    Answer, Backend, Call, Child, Durability, EventStamp, Fields, Found, OpenBackend, Opening, State, Status,
+    with_items,
 };
 
 use crate::{Options, Tiered, role};
@@ -35,16 +36,8 @@ impl Tree {
     }
 
     pub(crate) fn over(primary: Arc<Store>, blobs: Arc<Store>, threshold: usize) -> Self {
-        let options =
-            Options { threshold, preview: threshold.min(10), collect_every: Duration::ZERO, ..Options::default() };
-        let opening = Opening {
-            instance: "tiered".to_owned(),
-            children: vec![primary.child(role::PRIMARY), blobs.child(role::BLOBS)],
-            deadline: Instant::now() + Duration::from_secs(10),
-            read_only: false,
-            host: Host::detached("tiered"),
-        };
-        Self { tiered: Tiered::open(options, opening).expect("it opens"), primary, blobs }
+        let below = primary.child(role::PRIMARY);
+        Self { tiered: open(below, blobs.child(role::BLOBS), threshold), primary, blobs }
     }
 
     pub(crate) fn merge(&self, id: &str, state: &State) -> Answer {
@@ -58,6 +51,20 @@ impl Tree {
     pub(crate) fn get(&self, id: &str) -> Found {
         self.tiered.get(&call(), &[id], Fields::Whole).expect("read").remove(0).expect("stored")
     }
+}
+
+/// The layer alone, over children that a test has made.
+pub(crate) fn open(primary: Child, blobs: Child, threshold: usize) -> Tiered {
+    let options =
+        Options { threshold, preview: threshold.min(10), collect_every: Duration::ZERO, ..Options::default() };
+    let opening = Opening {
+        instance: "tiered".to_owned(),
+        children: vec![primary, blobs],
+        deadline: Instant::now() + Duration::from_secs(10),
+        read_only: false,
+        host: Host::detached("tiered"),
+    };
+    Tiered::open(options, opening).expect("it opens")
 }
 
 pub(crate) fn call() -> Call {
