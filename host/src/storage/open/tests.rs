@@ -1,7 +1,7 @@
 //! How a tree is opened, waited for and closed.
 
 use serde_json::{Value, json};
-use storage_plugin_api::Health;
+use storage_plugin_api::{Fields, Health};
 
 use super::*;
 use crate::storage::lock;
@@ -132,6 +132,26 @@ fn the_root_decides_on_the_health_of_the_tree() {
     assert!(!health.backends["b"].healthy);
     assert_eq!(health.backends["b"].reason, "the disk is gone");
     assert_eq!(tree.root().health(), Health::healthy().with("evaluations", 0).with("breaker", "closed"));
+}
+
+/// What its children were away for used to shut off a layer and all that it could do without them.
+#[test]
+fn a_store_that_is_away_is_left_alone_and_the_layer_above_it_is_not() {
+    let plugins = TestPlugins::default();
+    let tree = open(&plugins, json!({}), &Current::opening()).expect("all open");
+    for name in ["root", "a"] {
+        lock(&plugins.opened)[name].is_away();
+        let guard = tree.guard(name).expect("it is in the tree");
+        for _ in 0..5 {
+            assert!(guard.get(&Call::with_budget(Duration::from_secs(5)), &["e"], Fields::Whole).is_err());
+        }
+    }
+
+    let breakers: Vec<_> = tree.breakers().into_iter().map(|(name, state)| format!("{name} {state:?}")).collect();
+    let health = tree.health();
+
+    assert_eq!(breakers, ["a Open", "b Closed", "root Closed"]);
+    assert!(!health.healthy && health.failing_for.is_some(), "it is as old as the trouble below it");
 }
 
 #[test]
