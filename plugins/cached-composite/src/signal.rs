@@ -28,7 +28,7 @@ struct SignalState {
 }
 
 /// The instance before ends after its present call, which takes no longer if all is well.
-const TOLD_AFTER: Duration = Duration::from_secs(5);
+const TOLD_AFTER: Duration = Duration::from_secs(60);
 
 impl Signal {
     pub(crate) fn stop(&self) {

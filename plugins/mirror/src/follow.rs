@@ -18,16 +18,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Until somebody else, who follows for the same shadow, is asked for again.
 const TURN: Duration = Duration::from_millis(20);
 /// How long that one may take, who ends after its present call if all is well, before people are told.
-const TOLD_AFTER: Duration = Duration::from_secs(5);
+const TOLD_AFTER: Duration = Duration::from_secs(60);
 /// So many of what is left are named in the log.
 const NAMED: usize = 10;
 
 /// Follows until it is to end. What it then still owes is left to the instance that takes its place.
 pub(crate) fn run(layer: &Layer, shadow: &Shadow, place: &Place) {
     let _ended = Ended(shadow);
-    if let Some(Left { owed, deleted, differs }) = wait_for_turn(shadow, place) {
+    if let Some(Left { owed, differs }) = wait_for_turn(shadow, place) {
         layer.take_over(shadow, differs);
-        shadow.queue.owe(owed, deleted);
+        shadow.queue.owe(owed);
         work(layer, shadow);
     }
     leave(layer, shadow, place);
@@ -106,7 +106,7 @@ fn spread(pause: Duration) -> Duration {
 }
 
 fn leave(layer: &Layer, shadow: &Shadow, place: &Place) {
-    let (owed, deleted) = shadow.queue.take_rest();
+    let owed = shadow.queue.take_rest();
     let (shadow_name, evaluations) = (&shadow.child.name, owed.len());
     let first: Vec<&str> = owed.iter().take(NAMED).map(|id| &**id).collect();
     if owed.is_empty() {
@@ -122,7 +122,7 @@ fn leave(layer: &Layer, shadow: &Shadow, place: &Place) {
         );
     }
     let differs = shadow.differs();
-    place.leave(Left { owed, deleted, differs }, layer.options.owed_evaluations);
+    place.leave(Left { owed, differs }, layer.options.owed_evaluations);
 }
 
 /// Tells that the thread has ended, however it did.

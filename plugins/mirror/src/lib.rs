@@ -28,8 +28,8 @@
 //! Merges and deletes take turns (`turns.rs`), so that all children see them in the same order. With `ack = "all"` the
 //! shadows come first and the primary last: a delete that is cut short leaves the evaluation where reads find it and
 //! it is deleted again. In the other order it would stay in a shadow, from where a repair, which merges, would bring it
-//! back. A delete by digest asks the primary first, since only that can tell. With `ack = "primary"` the thread deletes
-//! first and looks what the primary has afterwards, so that what was merged since then stays and nothing older does.
+//! back. A delete by digest asks the primary first, since only that can tell. With `ack = "primary"` the thread looks
+//! what the primary has before it deletes, and again afterwards, so that what another worker merged meanwhile stays.
 //!
 //! # When an instance takes the place of another
 //! Two instances over the same children share who follows (`succession.rs`): the new one begins when the old one has

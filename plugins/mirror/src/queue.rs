@@ -22,7 +22,7 @@ const BATCH_BYTES: usize = 4 * 1024 * 1024;
 pub(crate) enum Change {
     /// Merge a state.
     Merge(Merge),
-    /// It was deleted: delete it, and look what the primary has of it by now.
+    /// Look what the primary has, and do as it did.
     Look(Box<str>),
     /// Remove what is old.
     Prune(Prune),
@@ -42,7 +42,7 @@ pub(crate) enum Work {
     Merge(Vec<Merge>),
     Look(Vec<Box<str>>),
     Prune(Prune),
-    /// A look at ids that are owed. Which of them were deleted, [`Queue::take_deleted`] tells.
+    /// The same as a look, of ids that are owed.
     Owed(Vec<Box<str>>),
     /// The same, of ids that were set aside.
     Aside(Vec<Box<str>>),
@@ -66,8 +66,6 @@ struct Waiting {
     aside: Aside,
     /// It is the turn of those when there are others, too.
     is_asides_turn: bool,
-    /// Those of the owed, set aside or in hand that were deleted since the shadow had them.
-    deleted: BTreeSet<Box<str>>,
     /// Memory of the changes, those in hand included.
     bytes: usize,
     hand: Hand,
@@ -153,7 +151,7 @@ impl Queue {
             }
             waiting.overflowed += 1;
             match change.id() {
-                Some(id) => waiting.owe(id.into(), matches!(change, Change::Look(_)), self.most_owed),
+                Some(id) => waiting.owe(id.into(), self.most_owed),
                 // The next one comes by itself.
                 None => waiting.lost += 1,
             }
@@ -162,26 +160,14 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// The shadow is to be brought to what the primary has of these, of which some were deleted.
-    pub(crate) fn owe(&self, ids: BTreeSet<Box<str>>, deleted: BTreeSet<Box<str>>) {
+    /// The shadow is to be brought to what the primary has of these.
+    pub(crate) fn owe(&self, ids: impl IntoIterator<Item = Box<str>>) {
         let mut waiting = lock(&self.waiting);
         for id in ids {
-            let is_deleted = deleted.contains(&id);
-            waiting.owe(id, is_deleted, self.most_owed);
+            waiting.owe(id, self.most_owed);
         }
         drop(waiting);
         self.changed.notify_all();
-    }
-
-    /// Which of these, that are in hand, were deleted. Who asks deletes them in the shadow, or says that it could not.
-    pub(crate) fn take_deleted<'i>(&self, ids: &[&'i str]) -> Vec<&'i str> {
-        let mut waiting = lock(&self.waiting);
-        ids.iter().copied().filter(|id| waiting.deleted.remove(*id)).collect()
-    }
-
-    /// These, that are in hand, were deleted, and are to be deleted in the shadow.
-    pub(crate) fn put_deleted<'i>(&self, ids: impl Iterator<Item = &'i str>) {
-        lock(&self.waiting).deleted.extend(ids.map(Box::from));
     }
 
     /// What is to be done next, at most so many of it; waits for it. None when it is to end.
@@ -319,8 +305,8 @@ impl Queue {
         }
     }
 
-    /// Takes out the ids of everything that is not done, and those of them that were deleted. A prune has none, and is lost.
-    pub(crate) fn take_rest(&self) -> (BTreeSet<Box<str>>, BTreeSet<Box<str>>) {
+    /// Takes out the ids of everything that is not done. A prune has none, and is lost.
+    pub(crate) fn take_rest(&self) -> BTreeSet<Box<str>> {
         let mut waiting = lock(&self.waiting);
         let mut ids = std::mem::take(&mut waiting.owed);
         let changes = std::mem::take(&mut waiting.changes);
@@ -329,12 +315,7 @@ impl Queue {
         waiting.lost += changes.iter().filter(|change| change.id().is_none()).count() as u64;
         ids.extend(waiting.aside.take_all());
         ids.extend(changes.iter().filter_map(Change::id).map(Box::from));
-        let mut deleted = std::mem::take(&mut waiting.deleted);
-        deleted.extend(changes.into_iter().filter_map(|change| match change {
-            Change::Look(id) => Some(id),
-            Change::Merge(_) | Change::Prune(_) => None,
-        }));
-        (ids, deleted)
+        ids
     }
 
     fn wait_until(&self, deadline: Instant, is_so: impl Fn(&Waiting) -> bool) -> bool {
@@ -354,18 +335,15 @@ impl Waiting {
         self.owed.len() + self.aside.len() + self.hand.owed
     }
 
-    fn owe(&mut self, id: Box<str>, is_deleted: bool, most: usize) {
-        let is_aside = self.aside.has(&id);
-        if !is_aside && self.owes() >= most && !self.owed.contains(&id) {
+    fn owe(&mut self, id: Box<str>, most: usize) {
+        if self.aside.has(&id) {
+            return;
+        }
+        if self.owes() >= most && !self.owed.contains(&id) {
             self.lost += 1;
             return;
         }
-        if is_deleted {
-            self.deleted.insert(id.clone());
-        }
-        if !is_aside {
-            self.owed.insert(id);
-        }
+        self.owed.insert(id);
     }
 
     fn take(&mut self, most: usize) -> Option<Work> {

@@ -1,7 +1,6 @@
 //! Brings a shadow one piece of work. What it could not do now is put back, what it will never do is refused. What alone it
 //! could not do is set aside.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use storage_plugin_api::{
@@ -49,10 +48,7 @@ struct Left<T> {
 pub(crate) fn settle(layer: &Layer, shadow: &Shadow, work: Work) -> Came {
     match work {
         Work::Merge(merges) => tell(shadow, merge(layer, shadow, merges), Work::Merge),
-        Work::Look(ids) => {
-            shadow.queue.put_deleted(ids.iter().map(|id| &**id));
-            tell(shadow, look(layer, shadow, ids), Work::Look)
-        }
+        Work::Look(ids) => tell(shadow, look(layer, shadow, ids), Work::Look),
         Work::Owed(ids) => tell(shadow, look(layer, shadow, ids), Work::Owed),
         Work::Aside(ids) => look_aside(layer, shadow, ids),
         Work::Prune(one) => match prune(shadow, &one) {
@@ -247,21 +243,16 @@ fn look_at_some(layer: &Layer, shadow: &Shadow, ids: &[Box<str>]) -> Result<Look
     let done =
         1 + seen.iter().skip(1).take_while(|found| found.as_ref().is_none_or(|found| fits(&found.state))).count();
     let some = &all[..done.min(all.len())];
-    let mut failed = Vec::new();
-    // Before the look whose answer is merged: what the primary has again by now was begun anew.
-    let deleted = delete_first(layer, shadow, some, &mut failed)?;
     let found = primary.get(&call(shadow), some, Fields::Whole)?;
     let (mut held, mut absent, mut unsettled) = (Vec::new(), Vec::new(), Vec::new());
     for (id, found) in some.iter().zip(&found) {
         match found {
-            _ if deleted.get(id) == Some(&false) => {}
             Some(found) => {
                 held.push((*id, &found.state));
                 if found.incomplete {
                     unsettled.push((*id).into());
                 }
             }
-            None if deleted.contains_key(id) => {}
             None => absent.push(*id),
         }
     }
@@ -270,6 +261,7 @@ fn look_at_some(layer: &Layer, shadow: &Shadow, ids: &[Box<str>]) -> Result<Look
         error = Some(Error::unavailable("the primary cannot tell all of it now"));
     }
     let outcomes = if held.is_empty() { Vec::new() } else { with_items(&held, |items| merge_each(shadow, items)) };
+    let mut failed = Vec::new();
     for ((id, _), outcome) in held.iter().zip(outcomes) {
         match outcome {
             Ok(()) => {}
@@ -293,41 +285,6 @@ fn look_at_some(layer: &Layer, shadow: &Shadow, ids: &[Box<str>]) -> Result<Look
     unsettled.dedup();
     layer.host.count("shadow_repaired", (some.len() - unsettled.len()) as u64);
     Ok(Looked { done: some.len(), unsettled, error })
-}
-
-/// Deletes those that were deleted. For each of them whether it is gone; the others were told of as refused, or are added
-/// to `failed`.
-fn delete_first<'i>(
-    layer: &Layer,
-    shadow: &Shadow,
-    ids: &[&'i str],
-    failed: &mut Vec<(&'i str, Error)>,
-) -> Result<BTreeMap<&'i str, bool>> {
-    // What is deleted once more while the shadow is asked is deleted there once more.
-    let deleted = shadow.queue.take_deleted(ids);
-    if deleted.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let items: Vec<Delete<'_>> = deleted.iter().map(|id| Delete { id, digest: None }).collect();
-    let answers = shadow.child.backend.delete(&call(shadow), &items);
-    let answers = answers.inspect_err(|_| shadow.queue.put_deleted(deleted.iter().copied()))?;
-    let mut gone = BTreeMap::new();
-    for (id, answer) in deleted.iter().zip(answers) {
-        let is_gone = match answer {
-            Deleted::Deleted | Deleted::Absent | Deleted::Differs => true,
-            Deleted::Failed(error) if is_passing(&error) => {
-                shadow.queue.put_deleted(std::iter::once(*id));
-                failed.push((*id, error));
-                false
-            }
-            Deleted::Failed(error) => {
-                refuses(layer, shadow, id, &error);
-                false
-            }
-        };
-        gone.insert(*id, is_gone);
-    }
-    Ok(gone)
 }
 
 /// Deletes what the primary does not have; gives those that it has after all, since somebody merged them meanwhile. Those

@@ -24,8 +24,6 @@ struct Line {
 pub(crate) struct Left {
     /// Ids that they owed.
     pub(crate) owed: BTreeSet<Box<str>>,
-    /// Those of them that were deleted since the shadow had them.
-    pub(crate) deleted: BTreeSet<Box<str>>,
     /// In what the shadow differs.
     pub(crate) differs: Differs,
 }
@@ -69,9 +67,6 @@ impl Place {
         line.left.differs.add(left.differs);
         for id in left.owed {
             if line.left.owed.len() < most || line.left.owed.contains(&id) {
-                if left.deleted.contains(&id) {
-                    line.left.deleted.insert(id.clone());
-                }
                 line.left.owed.insert(id);
             } else {
                 line.left.differs.lost += 1;
@@ -117,11 +112,9 @@ mod tests {
         let [old, new] = [(); 2].map(|()| Place::take("n", "a", "b"));
         let differs = || Differs { lost: 3, refused: 1, refused_ids: ["bad".into()].into(), panics: 1 };
 
-        let deleted = || ["x".into()].into();
-        old.leave(Left { differs: differs(), deleted: ["x", "z"].map(Box::from).into(), ..owed(&["x", "y", "z"]) }, 2);
+        old.leave(Left { differs: differs(), ..owed(&["x", "y", "z"]) }, 2);
         drop(old);
 
-        let differs = Differs { lost: 4, ..differs() };
-        assert_eq!(new.follow(), Some(Left { differs, deleted: deleted(), ..owed(&["x", "y"]) }));
+        assert_eq!(new.follow(), Some(Left { differs: Differs { lost: 4, ..differs() }, ..owed(&["x", "y"]) }));
     }
 }

@@ -110,31 +110,6 @@ fn a_delete_is_not_undone_by_what_waits() {
     }
 }
 
-/// What the shadow still had of before was joined with what was begun anew, and stayed there for good.
-#[test]
-fn what_was_deleted_and_merged_anew_has_nothing_of_before() {
-    for options in [Options::default(), Options { queue_changes: 1, ..Options::default() }, small()] {
-        for is_handed_over in [false, true] {
-            let tree = Tree::new(options.clone(), &[Durability::Durable]);
-            tree.merge("a", &event(1, Status::Completed));
-            tree.wait_until_alike();
-            tree.shadow().go_away();
-            tree.merge("b", &event(2, Status::Queued));
-            assert_eq!(tree.delete("a"), Deleted::Deleted);
-            tree.merge("a", &event(5, Status::Queued));
-            let next = is_handed_over.then(|| tree.another());
-            if is_handed_over {
-                tree.mirror.close(&Call::with_budget(Duration::from_millis(50))).expect("it ends");
-            }
-
-            tree.shadow().come_back();
-
-            tree.wait_until_alike();
-            drop(next);
-        }
-    }
-}
-
 /// How long its error asked to wait held up the whole shadow, again with each attempt.
 #[test]
 fn what_was_set_aside_is_waited_for_by_nobody() {
@@ -157,10 +132,10 @@ fn what_was_set_aside_is_waited_for_by_nobody() {
 fn what_was_set_aside_has_its_turn_while_others_are_owed() {
     let queue = Queue::new(&Options::default());
     let ids = |ids: &[&str]| ids.iter().map(|id| Box::from(*id)).collect::<BTreeSet<Box<str>>>();
-    queue.owe(ids(&["a"]), ids(&[]));
+    queue.owe(ids(&["a"]));
     let Some(Work::Owed(first)) = queue.next(1) else { panic!("it is owed") };
     queue.settled(None, first);
-    queue.owe(ids(&["b", "c", "d"]), ids(&[]));
+    queue.owe(ids(&["b", "c", "d"]));
     // What was set aside is due at once then.
     queue.end(std::time::Instant::now() + Duration::from_secs(60));
 
