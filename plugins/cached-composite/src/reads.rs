@@ -93,8 +93,9 @@ impl Layer {
             return Ok(Vec::new());
         }
         match &self.cache {
-            Some(cache) => self.read_together(cache, &call, missed, fields),
-            None => {
+            Some(cache) if cache.is_filled(Instant::now()) => self.read_together(cache, &call, missed, fields),
+            // A merge past a new cache makes no read outdated, so that none may be joined as long as there are such.
+            Some(_) | None => {
                 let ids: Vec<&str> = missed.iter().map(|missed| missed.id).collect();
                 self.primary.get(&call, &ids, fields)
             }
@@ -111,7 +112,6 @@ impl Layer {
     ) -> Result<Vec<Option<Found>>> {
         // Before the read begins, so that no entry outlives what makes all of them void.
         let epoch = cache.epoch();
-        let is_filled = fields == Fields::Whole && cache.is_filled(Instant::now());
         let mut answers: Vec<Option<Found>> = missed.iter().map(|_| None).collect();
         let (mut leads, mut followed) = (Vec::new(), Vec::new());
         for (place, missed) in missed.iter().enumerate() {
@@ -129,7 +129,7 @@ impl Layer {
                 lead.answer(Ok(found.clone()));
                 answers[*place] = found;
             }
-            if is_filled {
+            if fields == Fields::Whole {
                 let fillings: Vec<Filling<'_>> = leads
                     .iter()
                     .filter_map(|(place, lead)| filling(&missed[*place], lead, answers[*place].as_ref()?))

@@ -93,7 +93,7 @@ fn a_merge_that_is_under_way_in_the_tree_before_is_not_missing_in_a_new_cache() 
         Record::status_of(&found.state)
     };
     assert_eq!(status(&next), Some(Status::Queued), "before it is in use");
-    next.begin(&Call::with_budget(Duration::from_millis(500))).expect("it begins");
+    next.begin(&Call::with_budget(Duration::from_secs(4))).expect("it begins");
     assert_eq!(status(&next), Some(Status::Queued));
 
     tree.merge("a", &event(2, Status::Completed));
