@@ -6,8 +6,8 @@ use std::sync::Arc;
 use storage_plugin_api::{Body, Call, Error, Fields, Found, Hash, Page, Query, Reference, Result, State};
 use tracing::{error, warn};
 
+use crate::blob;
 use crate::tiered::Layer;
-use crate::{blob, places};
 
 /// What came of looking for a blob.
 enum Fetched {
@@ -119,7 +119,7 @@ impl Layer {
     /// True if the body is for somebody else to put back: whoever made such a reference, or another instance of this
     /// layer that stands above or below this one.
     fn is_others(&self, reference: &Reference) -> bool {
-        blob::place(reference).is_none_or(|blobs| *blobs != self.blobs.name && places::is_open(blobs))
+        blob::place(reference).is_none_or(|blobs| *blobs != self.blobs.name && self.place.is_of_another(blobs))
     }
 }
 

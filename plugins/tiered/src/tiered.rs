@@ -22,7 +22,6 @@ const BLOBS_AT_ONCE: usize = 8;
 pub struct Tiered {
     layer: Arc<Layer>,
     collecting: Mutex<Option<Collecting>>,
-    _place: Place,
 }
 
 /// The children and what is known of them.
@@ -31,6 +30,7 @@ pub(crate) struct Layer {
     pub(crate) options: Options,
     pub(crate) primary: Child,
     pub(crate) blobs: Child,
+    pub(crate) place: Place,
     pub(crate) figures: Figures,
 }
 
@@ -54,9 +54,9 @@ impl OpenBackend for Tiered {
             child.ok_or_else(|| Error::configuration(missing))
         };
         let (primary, blobs) = (child(role::PRIMARY)?, child(role::BLOBS)?);
-        let place = Place::open(&blobs.name);
-        let layer = Arc::new(Layer { host: opening.host, options, primary, blobs, figures: Figures::default() });
-        Ok(Self { layer, collecting: Mutex::default(), _place: place })
+        let place = Place::open(&opening.instance, &blobs.name);
+        let layer = Arc::new(Layer { host: opening.host, options, primary, blobs, place, figures: Figures::default() });
+        Ok(Self { layer, collecting: Mutex::default() })
     }
 }
 

@@ -169,8 +169,8 @@ fn bodies_whose_blobs_had_another_name_are_found_by_what_they_are_or_told_to_be_
     let state = completed(1, &large("a"));
     let before = over(named(&old, "the old place"));
     with_items(&[("a", &state)], |items| before.merge(&call(), items)).expect("merged");
-    drop(before);
 
+    // The one before is open for a while after a reload.
     let after = over(named(&new, "the new place"));
     let missing = get(&after);
     lock(&new.blobs).clone_from(&lock(&old.blobs));
@@ -188,7 +188,7 @@ fn one_such_layer_above_another_leaves_nothing_out() {
     let below: Arc<dyn Backend> =
         Arc::new(open(primary.child(role::PRIMARY), Child { name: "near".to_owned(), ..near.child(role::BLOBS) }, 50));
     let above = open(
-        Child { backend: Arc::clone(&below), ..primary.child(role::PRIMARY) },
+        Child { name: "below".to_owned(), backend: Arc::clone(&below), ..primary.child(role::PRIMARY) },
         Child { name: "far".to_owned(), ..far.child(role::BLOBS) },
         100,
     );

@@ -10,6 +10,7 @@ use storage_plugin_api::{Backend, Delete, Error, ErrorKind, OpenBackend, Opening
 use super::store::{Store, lock};
 use super::{Tree, call, completed, large};
 use crate::collect::{Cut, pass};
+use crate::places::Place;
 use crate::tiered::Layer;
 use crate::{Options, Tiered, role};
 
@@ -22,6 +23,7 @@ impl Tree {
             options: Options::default(),
             primary: self.primary.child(role::PRIMARY),
             blobs: self.blobs.child(role::BLOBS),
+            place: Place::open("collecting", "blobs"),
             figures: crate::collect::Figures::default(),
         }
     }

@@ -58,7 +58,7 @@ pub(crate) fn open(primary: Child, blobs: Child, threshold: usize) -> Tiered {
     let options =
         Options { threshold, preview: threshold.min(10), collect_every: Duration::ZERO, ..Options::default() };
     let opening = Opening {
-        instance: "tiered".to_owned(),
+        instance: format!("over {}", primary.name),
         children: vec![primary, blobs],
         deadline: Instant::now() + Duration::from_secs(10),
         read_only: false,
