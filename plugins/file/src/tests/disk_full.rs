@@ -6,14 +6,14 @@ use storage_plugin_api::ErrorKind;
 
 use super::*;
 
-/// A file system of 80 MiB, until it is dropped.
+/// A file system of 160 MiB, until it is dropped.
 struct SmallDisk(TempDir);
 
 impl SmallDisk {
     fn mount() -> Option<Self> {
         let disk = Self(directory());
         let mount = |disk: &Self| {
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=80m", "tmpfs"]).arg(disk.0.path()).output()
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=160m", "tmpfs"]).arg(disk.0.path()).output()
         };
         match mount(&disk) {
             Ok(output) if output.status.success() => Some(disk),
@@ -38,7 +38,7 @@ fn on_a_full_disk_nothing_is_lost_and_it_goes_on_by_itself() {
     let path = disk.0.path().join("data");
     let backend = open(&path);
     let ballast = disk.0.path().join("ballast");
-    std::fs::write(&ballast, vec![0; 48 << 20]).expect("written");
+    std::fs::write(&ballast, vec![0; 116 << 20]).expect("written");
     let mut stored = Vec::new();
     let mut refused = None;
     for number in 0..20_000 {
