@@ -69,7 +69,11 @@ impl Keeper {
     /// Waits until there is something to do, and for what shares its sync. True if this is the end.
     fn wait(&self) -> bool {
         let mut state = self.journal.lock();
-        while state.unsynced.is_empty() && !state.ledger.has_changed() && state.sync_problem.is_none() && !state.ending
+        // A segment that cannot be synced is waited for until it is settled.
+        while state.unsynced.is_empty()
+            && !state.ledger.has_changed()
+            && (state.sync_problem.is_none() || !state.unsyncable.is_empty())
+            && !state.ending
         {
             state.keeper_waits = true;
             let waited = self.journal.work.wait_timeout(state, PRUNE_EVERY).unwrap_or_else(PoisonError::into_inner);
@@ -115,11 +119,11 @@ impl Keeper {
             synced = self.journal.directory.sync();
         }
         let mut state = self.journal.lock();
+        let State { unsyncable, ledger, .. } = &mut *state;
+        unsyncable.retain(|number| ledger.needs(*number));
         match synced {
             Ok(()) => {
-                let State { unsyncable, ledger, .. } = &mut *state;
-                unsyncable.retain(|number| ledger.needs(*number));
-                if unsyncable.is_empty() && state.sync_problem.take().is_some() {
+                if state.unsyncable.is_empty() && state.sync_problem.take().is_some() {
                     info!("the journal is synced again");
                 }
                 true

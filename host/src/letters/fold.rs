@@ -23,6 +23,8 @@ pub(crate) struct Entry {
     place: Place,
     edited: Option<Place>,
     parked: Option<Place>,
+    /// The line that says why it came last, if it came more than once.
+    news: Option<Place>,
     /// In a stream: further lines about it, which say nothing that the others do not.
     spare: Vec<String>,
 }
@@ -163,7 +165,7 @@ impl Snapshot {
 
     /// In a stream: every line about a letter.
     pub(super) fn lines_of(entry: &Entry) -> impl Iterator<Item = &str> {
-        let places = [Some(&entry.place), entry.edited.as_ref(), entry.parked.as_ref()];
+        let places = [Some(&entry.place), entry.edited.as_ref(), entry.parked.as_ref(), entry.news.as_ref()];
         places.into_iter().flatten().filter_map(Place::id).chain(entry.spare.iter().map(String::as_str))
     }
 
@@ -225,15 +227,18 @@ impl Snapshot {
             let is_news = letter.last_at > held.letter.last_at && held.letter.state != LetterState::Parked;
             held.letter.attempts = held.letter.attempts.max(letter.attempts);
             held.letter.last_at = held.letter.last_at.max(letter.last_at);
-            if is_news {
+            let spare = if is_news {
                 let Letter { reason, error, generation, .. } = letter;
                 held.letter = Letter { reason, error, generation, ..held.letter.clone() };
-            }
-            held.spare.extend(place.into_id());
+                held.news.replace(place)
+            } else {
+                Some(place)
+            };
+            held.spare.extend(spare.and_then(Place::into_id));
             return;
         }
         self.places.insert(letter.id.clone(), self.entries.len());
-        self.entries.push(Some(Entry { letter, place, edited, parked: None, spare: Vec::new() }));
+        self.entries.push(Some(Entry { letter, place, edited, parked: None, news: None, spare: Vec::new() }));
     }
 
     fn act(&mut self, action: Action, place: Place) {
