@@ -156,9 +156,8 @@ impl Comparing<'_> {
         report: &mut dyn FnMut(&Compared, Option<&Difference>) -> Result<()>,
     ) -> Result<()> {
         let mut differences = self.still_different(ids.iter().map(String::as_str).collect())?;
-        if self.repair {
-            self.repair(&mut differences)?;
-        }
+        // What was found is told whatever becomes of the repair.
+        let repaired = if self.repair { self.repair(&mut differences) } else { Ok(()) };
         for difference in differences {
             compared.repaired += u64::from(difference.repaired);
             compared.different += 1;
@@ -169,7 +168,7 @@ impl Comparing<'_> {
             }
             report(compared, Some(&difference))?;
         }
-        Ok(())
+        repaired
     }
 
     /// Of some evaluations those that differ when they are read again; each is read until it stands still.
