@@ -158,6 +158,11 @@ impl Breaker {
         }
     }
 
+    /// True while calls pass.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.failing_since().is_none()
+    }
+
     /// Since when the backend has been failing; none while calls pass.
     pub(crate) fn failing_since(&self) -> Option<Instant> {
         match &*lock(&self.state) {

@@ -159,7 +159,11 @@ impl Guard {
                 sign_of_error(kind, error)
             }
         };
-        self.report(kind, admission, if self.is_layer { Sign::Alive } else { sign });
+        let sign = match sign {
+            Sign::Away(_) if self.is_layer => Sign::Alive,
+            sign => sign,
+        };
+        self.report(kind, admission, sign);
         answer
     }
 
@@ -169,7 +173,10 @@ impl Guard {
         let (sign, [item]) = (sign_of_answers(answers), batch) else { return sign_of_answers(answers) };
         let mut alone = lock(&self.alone);
         match sign {
-            Sign::Away(_) if alone.as_deref() == Some(item.id()) => return Sign::Nothing,
+            // What is to find out whether the backend is back has no other answer.
+            Sign::Away(_) if alone.as_deref() == Some(item.id()) && self.breakers.of(MERGE).is_closed() => {
+                return Sign::Nothing;
+            }
             Sign::Away(_) => *alone = Some(item.id().into()),
             Sign::Alive | Sign::Nothing => {}
         }
