@@ -1,12 +1,13 @@
-//! Events that a backend cannot take now, each by itself, while it takes others: they keep nobody waiting.
+//! Events that a backend cannot take now, each by itself, while it answers: they keep nobody waiting.
 //!
 //! A large body while the place of large bodies is away is one. They wait beside what is in a lane's hands and are tried
-//! again all at once, later and later.
+//! again in turn, later and later. The budget of the worker bounds them with all else.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use storage_plugin_api::Error;
-use tracing::{info, warn};
+use storage_plugin_api::{Error, ErrorKind};
+use tracing::{error, info, warn};
 
 use super::queue::Held;
 use super::retry::Backoff;
@@ -17,13 +18,13 @@ use super::taken::Taken;
 pub(super) struct Aside {
     lane: usize,
     pauses: (Duration, Duration),
-    events: Vec<Taken>,
-    /// Of their payloads.
-    bytes: usize,
+    events: VecDeque<Taken>,
+    /// So many of them, the first, have not had their turn in the attempt under way.
+    turn: usize,
+    /// When the next attempt begins; none while one is under way.
+    due: Option<Instant>,
     /// Why the last of them waits.
     error: Option<Error>,
-    /// When they are tried again; none while they are being tried.
-    due: Option<Instant>,
     backoff: Backoff,
 }
 
@@ -31,65 +32,82 @@ impl Aside {
     /// None yet. `pauses` are the first and the longest between attempts.
     pub(super) fn new(lane: usize, pauses: (Duration, Duration)) -> Self {
         let backoff = Backoff::new(pauses.0, pauses.1);
-        Self { lane, pauses, events: Vec::new(), bytes: 0, error: None, due: None, backoff }
+        Self { lane, pauses, events: VecDeque::new(), turn: 0, due: None, error: None, backoff }
     }
 
     /// Takes in an event that the backend could not take.
     pub(super) fn put(&mut self, mut taken: Taken, error: Error) {
         taken.attempts = taken.attempts.saturating_add(1);
-        self.bytes += taken.origin.payload.len();
-        self.events.push(taken);
+        self.events.push_back(taken);
         self.error = Some(error);
     }
 
-    /// Ends an attempt: what is here waits for its next one.
+    /// Ends an attempt in which all had their turn: what is here waits for the next one.
     pub(super) fn settle(&mut self) {
-        let (lane, attempts) = (self.lane, self.backoff.attempts());
-        match &self.error {
-            Some(error) if self.due.is_none() => {
+        if self.turn > 0 || self.due.is_some() {
+            return;
+        }
+        match self.error.as_ref().filter(|_| !self.events.is_empty()) {
+            Some(error) => {
                 let pause = self.backoff.pause(error);
                 self.due = Some(Instant::now() + pause);
-                if self.backoff.is_worth_a_line() {
-                    let (kind, events, pause_ms) = (error.kind.as_str(), self.events.len(), pause.as_millis());
-                    warn!(
-                        lane, kind, events, attempts, %error, pause_ms,
-                        "backend cannot take some events now, they wait while others go on"
-                    );
-                }
+                self.log(error, pause);
             }
-            None if attempts > 0 => {
-                info!(lane, attempts, "backend has taken the events that waited");
+            None if self.backoff.attempts() > 0 => {
+                info!(lane = self.lane, attempts = self.backoff.attempts(), "backend has taken the events that waited");
                 self.backoff = Backoff::new(self.pauses.0, self.pauses.1);
             }
-            Some(_) | None => {}
+            None => {}
         }
     }
 
-    /// Moves the events out if it is time to try them again.
-    pub(super) fn take_due(&mut self, into: &mut Vec<Taken>) {
+    /// Moves events out if it is time to try them again, up to the limit; one at least.
+    pub(super) fn take_due(&mut self, into: &mut Vec<Taken>, limit: Held) {
         if self.due.is_some_and(|due| due <= Instant::now()) {
-            (self.due, self.error, self.bytes) = (None, None, 0);
-            into.append(&mut self.events);
+            (self.due, self.turn) = (None, self.events.len());
+        }
+        let mut bytes: usize = into.iter().map(|taken| taken.origin.payload.len()).sum();
+        while self.turn > 0
+            && let Some(next) = self.events.front()
+        {
+            bytes += next.origin.payload.len();
+            if !into.is_empty() && (into.len() >= limit.events || bytes > limit.bytes) {
+                return;
+            }
+            into.extend(self.events.pop_front());
+            self.turn -= 1;
         }
     }
 
-    /// When there is something to try again.
+    /// When there is something to try again; at once while an attempt is under way.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.due
+        if self.turn > 0 { Some(Instant::now()) } else { self.due }
     }
 
-    /// How many there are, and the bytes of their payloads.
-    pub(super) fn held(&self) -> Held {
-        Held { events: self.events.len(), bytes: self.bytes }
+    pub(super) fn len(&self) -> usize {
+        self.events.len()
     }
 
     /// Why they wait; none if there are none.
     pub(super) fn error(&self) -> Option<&Error> {
-        self.error.as_ref()
+        self.error.as_ref().filter(|_| !self.events.is_empty())
     }
 
     /// When the oldest of them was received.
     pub(super) fn oldest(&self) -> Option<i64> {
         self.events.iter().map(|taken| taken.origin.received_at).min()
+    }
+
+    fn log(&self, error: &Error, pause: Duration) {
+        if !self.backoff.is_worth_a_line() {
+            return;
+        }
+        let (lane, kind, events) = (self.lane, error.kind.as_str(), self.events.len());
+        let (attempt, pause_ms) = (self.backoff.attempts(), pause.as_millis());
+        if error.kind == ErrorKind::Configuration {
+            error!(lane, kind, events, attempt, %error, pause_ms, "backend needs a change for some events, will retry these");
+        } else {
+            warn!(lane, kind, events, attempt, %error, pause_ms, "backend cannot take some events now, will retry these");
+        }
     }
 }

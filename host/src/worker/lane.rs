@@ -121,12 +121,9 @@ impl Lane {
 
     /// Waits for events, or until it is time for those that were set aside. False if there will be none.
     fn gather(&mut self) -> bool {
-        self.aside.take_due(&mut self.events);
-        let (room, due) = (self.shared.batch_limit.minus(self.aside.held()), self.aside.due());
-        match due.filter(|_| room.events == 0 || room.bytes == 0) {
-            Some(due) => self.state.queue.pause(due.saturating_duration_since(Instant::now())),
-            None => self.state.queue.gather(&mut self.events, room, due),
-        }
+        let limit = self.shared.batch_limit;
+        self.aside.take_due(&mut self.events, limit);
+        self.state.queue.gather(&mut self.events, limit, self.aside.due())
     }
 
     /// Tries until nothing is left in hand. False if the worker gives up.
@@ -135,7 +132,9 @@ impl Lane {
         let mut backoff = Backoff::new(config.retry_initial, config.retry_max);
         while !self.events.is_empty() {
             self.show();
-            let Some(error) = self.round(backoff.attempts()) else { continue };
+            let outcome = self.round();
+            self.aside.settle();
+            let Some(error) = outcome else { continue };
 
             self.state.set_retrying(Some(&error));
             let pause = backoff.pause(&error);
@@ -147,7 +146,6 @@ impl Lane {
         if backoff.attempts() > 0 {
             info!(lane = self.index, attempts = backoff.attempts(), "backend takes events again");
         }
-        self.aside.settle();
         self.state.set_retrying(self.aside.error());
         self.show();
         true
@@ -157,7 +155,7 @@ impl Lane {
     fn show(&self) {
         let oldest = self.events.iter().map(|taken| taken.origin.received_at).chain(self.aside.oldest()).min();
         self.state.oldest.store(oldest.unwrap_or_default(), Ordering::Relaxed);
-        let in_hand = self.events.len() + self.aside.held().events;
+        let in_hand = self.events.len() + self.aside.len();
         self.state.in_hand.store(in_hand, Ordering::Relaxed);
     }
 
@@ -168,8 +166,10 @@ impl Lane {
             return queue.pause(pause);
         }
         // Whether it is an event's fault shows only in company, so a lone one waits for others rather than for time.
+        let pause = self.aside.due().map_or(pause, |due| pause.min(due.saturating_duration_since(Instant::now())));
         let least = pause.min(self.shared.config.retry_initial);
         let goes_on = queue.pause(least) && (self.events.len() > 1 || queue.pause_until_events(pause - least));
+        self.aside.take_due(&mut self.events, self.shared.batch_limit);
         queue.gather_more(&mut self.events, self.shared.batch_limit);
         goes_on
     }
@@ -177,7 +177,8 @@ impl Lane {
     /// Merges everything in hand once: what may be together in one call, the rest one by one.
     ///
     /// What was taken is settled and leaves. Returns an error if the lane should pause before the next round.
-    fn round(&mut self, attempt: u32) -> Option<Error> {
+    fn round(&mut self) -> Option<Error> {
+        let attempt = self.events.iter().map(|taken| taken.attempts).max().unwrap_or_default();
         let served = self.shared.slot.current();
         let mut fates: Vec<Fate> = self.events.iter().map(|_| Fate::Stays).collect();
         let together = gather::items(&self.events);
@@ -297,6 +298,10 @@ impl Lane {
                     }
                 },
             }
+        }
+        if persisted == 0 && tried > 0 && !self.events.is_empty() {
+            // So many failed, each by itself, that the rest was not even tried.
+            pause_for = pause_for.or_else(|| self.aside.error().cloned());
         }
         let kept = spent.iter().filter(|taken| taken.origin.token.is_some()).count();
         self.shared.counters.settled_kept.add(kept);

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::taken::Taken;
 
+/// How long who waits longest for room keeps all others from it, before these have theirs for as long.
+const TURN: Duration = Duration::from_secs(1);
+
 /// What may be held unsettled, and what is.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -35,15 +38,28 @@ impl Held {
 #[derive(Debug, Default)]
 struct BudgetState {
     held: Held,
-    /// Who waits has a number, and is served in their order: else a large event would wait for ever beside small ones.
+    /// The numbers of those who wait, in the order of their coming, and since when the first of them is the first.
+    waiting: VecDeque<u64>,
+    first_since: Option<Instant>,
     next_number: u64,
-    served: u64,
     aborted: bool,
 }
 
 impl BudgetState {
-    fn somebody_waits(&self) -> bool {
-        self.served < self.next_number
+    /// Whether somebody may take room: the first of those who wait, or all as long as that one has no turn. Else a large
+    /// event would wait for ever beside small ones; and if it always had the turn, for what these are needed for.
+    fn may_take(&self, number: Option<u64>) -> bool {
+        let first = self.waiting.front().copied();
+        let has_turn = |since: Instant| (since.elapsed().as_millis() / TURN.as_millis()).is_multiple_of(2);
+        first.is_none() || first == number || !self.first_since.is_some_and(has_turn)
+    }
+
+    fn leave(&mut self, number: u64) {
+        let was_first = self.waiting.front() == Some(&number);
+        self.waiting.retain(|waiting| *waiting != number);
+        if was_first {
+            self.first_since = (!self.waiting.is_empty()).then(Instant::now);
+        }
     }
 }
 
@@ -55,7 +71,7 @@ impl Budget {
     /// Takes room for one event if there is some, and nobody waits for it.
     pub(super) fn try_acquire(&self, bytes: usize) -> bool {
         let mut state = lock(&self.state);
-        !state.somebody_waits() && self.take(&mut state, bytes)
+        state.may_take(None) && self.take(&mut state, bytes)
     }
 
     /// Waits for room for one event and takes it. False if there will be none, because the worker gives up.
@@ -63,13 +79,15 @@ impl Budget {
         let mut state = lock(&self.state);
         let number = state.next_number;
         state.next_number += 1;
+        state.waiting.push_back(number);
+        state.first_since.get_or_insert_with(Instant::now);
         while !state.aborted {
-            if state.served == number && self.take(&mut state, bytes) {
-                state.served += 1;
+            if state.may_take(Some(number)) && self.take(&mut state, bytes) {
+                state.leave(number);
                 self.freed.notify_all();
                 return true;
             }
-            state = self.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.freed.wait_timeout(state, TURN).unwrap_or_else(PoisonError::into_inner).0;
         }
         false
     }
@@ -89,7 +107,7 @@ impl Budget {
     pub(super) fn release(&self, freed: Held) {
         let mut state = lock(&self.state);
         state.held = state.held.minus(freed);
-        if state.somebody_waits() {
+        if !state.waiting.is_empty() {
             self.freed.notify_all();
         }
     }
@@ -259,7 +277,7 @@ mod tests {
             let budget = Arc::clone(&budget);
             move || budget.acquire(80)
         });
-        while !lock(&budget.state).somebody_waits() {
+        while lock(&budget.state).waiting.is_empty() {
             std::thread::yield_now();
         }
 

@@ -155,11 +155,14 @@ fn confirmations_wait_while_a_script_keeps_redis_busy() {
         redis::cmd("EVAL").arg(&["while true do end", "0"]).query::<redis::Value>(&mut connection)
     });
 
+    let mut other = redis.connect();
+    eventually(SOON, "redis to be busy", || {
+        redis::cmd("PING").exec(&mut other).is_err_and(|error| error.code() == Some("BUSY"))
+    });
     std::fs::remove_file(&away).expect("remove the file");
     eventually(SOON, "redis to be called busy", || {
         worker.log().find("cannot publish confirmations, they are kept until it is back").is_some()
     });
-    let mut other = redis.connect();
     redis::cmd("SCRIPT").arg("KILL").exec(&mut other).expect("it is killed");
 
     confirmations.wait_for(1, SOON);
