@@ -34,7 +34,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const SCAN_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Enough that the disk is busy and a lifecycle's events meet in memory, and little beside a worker's other memory.
-const LIMITS: Limits = Limits { max_unwritten_bytes: 32 * 1024 * 1024, max_cached_bytes: 4 * 1024 * 1024 };
+const LIMITS: Limits = Limits { max_unwritten_bytes: 20 * 1024 * 1024, max_cached_bytes: 4 * 1024 * 1024 };
 
 /// Evaluations in files.
 pub struct FileBackend {
