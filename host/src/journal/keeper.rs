@@ -72,7 +72,7 @@ impl Keeper {
         // A segment that cannot be synced is waited for until it is settled.
         while state.unsynced.is_empty()
             && !state.ledger.has_changed()
-            && (state.sync_problem.is_none() || !state.unsyncable.is_empty())
+            && (state.sync_problem.is_none() || state.unsyncable.iter().any(|number| state.ledger.needs(*number)))
             && !state.ending
         {
             state.keeper_waits = true;

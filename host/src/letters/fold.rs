@@ -130,7 +130,9 @@ impl Snapshot {
     pub(super) fn size(entry: &Entry) -> u64 {
         // After a compaction an edited letter is one line.
         let edited = entry.edited.as_ref().filter(|place| place.at != entry.place.at);
-        (entry.place.bytes + edited.map_or(0, |place| place.bytes)) as u64
+        // In a stream this line stays beside them.
+        let news = entry.news.as_ref().filter(|place| place.id().is_some());
+        (entry.place.bytes + [edited, news].into_iter().flatten().map(|place| place.bytes).sum::<usize>()) as u64
     }
 
     /// The letters, oldest first, that are kept where there is no more room than that: the newest, as far as they fit. One

@@ -67,11 +67,12 @@ impl Aside {
             (self.due, self.turn) = (None, self.events.len());
         }
         let mut bytes: usize = into.iter().map(|taken| taken.origin.payload.len()).sum();
+        let mut is_first = true;
         while self.turn > 0
             && let Some(next) = self.events.front()
         {
             bytes += next.origin.payload.len();
-            if !into.is_empty() && (into.len() >= limit.events || bytes > limit.bytes) {
+            if !std::mem::take(&mut is_first) && (into.len() >= limit.events || bytes > limit.bytes) {
                 return;
             }
             into.extend(self.events.pop_front());
@@ -109,5 +110,54 @@ impl Aside {
         } else {
             warn!(lane, kind, events, attempt, %error, pause_ms, "backend cannot take some events now, will retry these");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker::test_kit::taken;
+
+    const LIMIT: Held = Held { events: 2, bytes: 100 };
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn aside(ids: &[&str]) -> Aside {
+        let mut aside = Aside::new(0, (Duration::from_millis(1), Duration::from_millis(1)));
+        ids.iter().for_each(|id| aside.put(taken(id, id, 1), Error::unavailable("away")));
+        aside.settle();
+        std::thread::sleep(Duration::from_millis(5));
+        aside
+    }
+
+    fn ids(hand: &[Taken]) -> Vec<&str> {
+        hand.iter().map(|taken| &*taken.event.event_id).collect()
+    }
+
+    #[test]
+    fn in_an_attempt_each_has_its_turn_once() {
+        let (mut aside, mut hand) = (aside(&["a", "b", "c"]), Vec::new());
+
+        aside.take_due(&mut hand, LIMIT);
+        assert_eq!(ids(&hand), ["a", "b"]);
+        hand.drain(..).for_each(|taken| aside.put(taken, Error::unavailable("away")));
+        aside.settle();
+        aside.take_due(&mut hand, LIMIT);
+        assert_eq!(ids(&hand), ["c"]);
+        hand.drain(..).for_each(|taken| aside.put(taken, Error::overloaded("busy").with_retry_after(LONG)));
+        aside.settle();
+
+        aside.take_due(&mut hand, LIMIT);
+        assert!(hand.is_empty() && aside.due().is_some_and(|due| due > Instant::now()));
+        assert_eq!((aside.len(), aside.oldest()), (3, Some(1)));
+    }
+
+    /// It used to be waited for without a pause, and never tried.
+    #[test]
+    fn one_comes_even_into_a_full_hand() {
+        let (mut aside, mut hand) = (aside(&["a", "b"]), vec![taken("x", "x", 1), taken("y", "y", 1)]);
+
+        aside.take_due(&mut hand, LIMIT);
+
+        assert_eq!(ids(&hand), ["x", "y", "a"]);
     }
 }

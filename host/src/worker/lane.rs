@@ -166,8 +166,9 @@ impl Lane {
             return queue.pause(pause);
         }
         // Whether it is an event's fault shows only in company, so a lone one waits for others rather than for time.
-        let pause = self.aside.due().map_or(pause, |due| pause.min(due.saturating_duration_since(Instant::now())));
         let least = pause.min(self.shared.config.retry_initial);
+        let until_due = self.aside.due().map(|due| due.saturating_duration_since(Instant::now()));
+        let pause = until_due.map_or(pause, |until_due| pause.min(until_due)).max(least);
         let goes_on = queue.pause(least) && (self.events.len() > 1 || queue.pause_until_events(pause - least));
         self.aside.take_due(&mut self.events, self.shared.batch_limit);
         queue.gather_more(&mut self.events, self.shared.batch_limit);
@@ -266,7 +267,8 @@ impl Lane {
         }
         let persisted = results.all();
         self.shared.counters.processed(&results);
-        let tried = fates.iter().filter(|fate| !matches!(fate, Fate::Stays)).count();
+        // What must wait says nothing of the others.
+        let tried = fates.iter().filter(|fate| !matches!(fate, Fate::Stays | Fate::Aside(_))).count();
         let witness = match (persisted, tried) {
             (0, ..=1) => Witness::Absent,
             (0, _) => Witness::Failed,
@@ -298,10 +300,6 @@ impl Lane {
                     }
                 },
             }
-        }
-        if persisted == 0 && tried > 0 && !self.events.is_empty() {
-            // So many failed, each by itself, that the rest was not even tried.
-            pause_for = pause_for.or_else(|| self.aside.error().cloned());
         }
         let kept = spent.iter().filter(|taken| taken.origin.token.is_some()).count();
         self.shared.counters.settled_kept.add(kept);

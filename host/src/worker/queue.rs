@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::taken::Taken;
 
-/// How long who waits longest for room keeps all others from it, before these have theirs for as long.
+/// So long after room was released the last time, who waits longest for it keeps all others from it no more.
 const TURN: Duration = Duration::from_secs(1);
 
 /// What may be held unsettled, and what is.
@@ -41,17 +41,18 @@ struct BudgetState {
     /// The numbers of those who wait, in the order of their coming, and since when the first of them is the first.
     waiting: VecDeque<u64>,
     first_since: Option<Instant>,
+    released_at: Option<Instant>,
     next_number: u64,
     aborted: bool,
 }
 
 impl BudgetState {
-    /// Whether somebody may take room: the first of those who wait, or all as long as that one has no turn. Else a large
-    /// event would wait for ever beside small ones; and if it always had the turn, for what these are needed for.
+    /// Whether somebody may take room: the first of those who wait, as long as any is released. Else a large event would
+    /// wait for ever beside small ones. When nothing moves all may: what is held may be waiting for their company.
     fn may_take(&self, number: Option<u64>) -> bool {
         let first = self.waiting.front().copied();
-        let has_turn = |since: Instant| (since.elapsed().as_millis() / TURN.as_millis()).is_multiple_of(2);
-        first.is_none() || first == number || !self.first_since.is_some_and(has_turn)
+        let moved_at = self.first_since.max(self.released_at);
+        first.is_none() || first == number || moved_at.is_none_or(|moved_at| moved_at.elapsed() >= TURN)
     }
 
     fn leave(&mut self, number: u64) {
@@ -107,6 +108,7 @@ impl Budget {
     pub(super) fn release(&self, freed: Held) {
         let mut state = lock(&self.state);
         state.held = state.held.minus(freed);
+        state.released_at = Some(Instant::now());
         if !state.waiting.is_empty() {
             self.freed.notify_all();
         }
