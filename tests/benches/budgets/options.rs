@@ -46,9 +46,9 @@ pub(crate) struct Options {
 /// A part of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Only {
-    /// The plugin, and nothing to compare it with.
+    /// The plugin or the worker, and nothing to compare it with.
     Plugin,
-    /// What the plugin is compared with.
+    /// What it is compared with.
     Bare,
     /// A new evaluation per event.
     New,

@@ -9,27 +9,31 @@ use storage_worker_tests::redis_server::RedisServer;
 
 use crate::bare_postgres::{Told, Writer};
 use crate::bare_stream_loop::Entry;
-use crate::options::Options;
+use crate::options::{Only, Options};
 use crate::postgres::{BATCH, Bench, WRITERS};
 use crate::report;
 use crate::side::Side;
-use crate::throughput::{Runs, run, show};
-use crate::traffic::{CHANNELS, Feed, Kind, STREAM, whole_lives};
+use crate::throughput::{Runs, kinds, run, show};
+use crate::traffic::{CHANNELS, Feed, STREAM, whole_lives};
 
 const GROUP: &str = "bare";
 
 /// Measures new evaluations and lifecycles, and prints what it finds.
 pub(crate) fn measure(options: &Options) {
     let (redis, bench) = (RedisServer::start(), Bench::start());
-    for (kind, load) in [(Kind::New, "a new evaluation per event"), (Kind::Lifecycles, "lifecycles")] {
+    for (kind, load) in kinds(options) {
         report::row("streams-postgres", format_args!("streams -> postgres, {load}"));
         let events = whole_lives(options.events / 2);
         let (mut worker, mut bare) = (Runs::default(), Runs::default());
         for _ in 0..options.runs {
-            let side = Side::bare_loop_into_postgres(&redis, &bench.empty_database());
-            run(&redis, Feed::Stream, side, kind, events, &mut bare);
-            let side = Side::on_stream(&redis, bench.setup(&redis));
-            run(&redis, Feed::Stream, side, kind, events, &mut worker);
+            if options.includes(Only::Bare) {
+                let side = Side::bare_loop_into_postgres(&redis, &bench.empty_database());
+                run(&redis, Feed::Stream, side, kind, events, &mut bare);
+            }
+            if options.includes(Only::Plugin) {
+                let side = Side::on_stream(&redis, bench.setup(&redis));
+                run(&redis, Feed::Stream, side, kind, events, &mut worker);
+            }
         }
         show(["worker", "bare loop"], [worker, bare], 0.8, 1.0);
     }

@@ -5,7 +5,7 @@ use std::any::Any;
 use storage_worker_tests::redis_server::RedisServer;
 
 use crate::drive::{Driver, publisher_alone};
-use crate::options::Options;
+use crate::options::{Only, Options};
 use crate::report::{self, Samples};
 use crate::side::{Side, Store, setup};
 use crate::traffic::{Feed, Kind, Traffic, whole_lives};
@@ -64,7 +64,7 @@ pub(crate) fn measure(options: &Options, path: Path) {
         (Feed::Stream, Store::Memory) => ("streams", "streams"),
         (Feed::Stream, Store::File) => ("streams-file", "streams"),
     };
-    for (kind, load) in [(Kind::New, "a new evaluation per event"), (Kind::Lifecycles, "lifecycles")] {
+    for (kind, load) in kinds(options) {
         report::row(name, format_args!("{from} -> {}, {load}", path.store.name()));
         let redis = RedisServer::start();
         let events = path.events(options);
@@ -73,8 +73,12 @@ pub(crate) fn measure(options: &Options, path: Path) {
         // Removed at the end, so that it does not disturb the runs.
         let mut remains = Vec::new();
         for _ in 0..options.runs {
-            remains.push(run(&redis, path.feed, path.bare_loop(&redis), kind, events, &mut bare));
-            remains.push(run(&redis, path.feed, path.worker(&redis), kind, events, &mut worker));
+            if options.includes(Only::Bare) {
+                remains.push(run(&redis, path.feed, path.bare_loop(&redis), kind, events, &mut bare));
+            }
+            if options.includes(Only::Plugin) {
+                remains.push(run(&redis, path.feed, path.worker(&redis), kind, events, &mut worker));
+            }
         }
         if let Some(alone) = alone {
             report::figure("publisher alone, events/s", format_args!("{alone:.0}"));
@@ -83,16 +87,26 @@ pub(crate) fn measure(options: &Options, path: Path) {
     }
 }
 
-/// Prints the runs of two sides, and how they stand to the budget.
+/// The loads that are measured, and what they are called.
+pub(crate) fn kinds(options: &Options) -> impl Iterator<Item = (Kind, &'static str)> {
+    [(Only::New, Kind::New, "a new evaluation per event"), (Only::Lifecycles, Kind::Lifecycles, "lifecycles")]
+        .into_iter()
+        .filter(|(only, ..)| options.includes(*only))
+        .map(|(_, kind, load)| (kind, load))
+}
+
+/// Prints the runs of two sides, and how they stand to the budget if both ran.
 pub(crate) fn show(names: [&str; 2], sides: [Runs; 2], least: f64, aim: f64) {
-    let [of, against] = [0, 1].map(|side| Samples::new(sides[side].per_second.clone()));
-    for (name, rate) in names.iter().zip([&of, &against]) {
+    let mut rates = Vec::new();
+    for (name, runs) in names.into_iter().zip(sides).filter(|(_, runs)| !runs.per_second.is_empty()) {
+        let rate = Samples::new(runs.per_second);
         report::figure(format_args!("{name}, events/s"), rate.show(0));
-    }
-    for (name, runs) in names.iter().zip(sides) {
         report::figure(format_args!("{name}, CPU ms per 1000 events"), Samples::new(runs.cpu_ms_per_1000).show(1));
+        rates.push(rate.median());
     }
-    report::at_least("ratio", of.median() / against.median(), least, aim);
+    if let [of, against] = *rates {
+        report::at_least("ratio", of / against, least, aim);
+    }
 }
 
 /// One run of one side, which is ended. Gives what it stored, as [`Side::end`] does.
