@@ -339,3 +339,20 @@ fn many_names_merge_in_time_that_grows_with_their_number() {
     assert!(even.registers().is_sorted_by(|a, b| a.name < b.name));
     assert!(began.elapsed() < std::time::Duration::from_secs(2), "it took {:?}", began.elapsed());
 }
+
+proptest! {
+    /// Names are compared by their first eight bytes, and as a whole where these are equal or a name is shorter.
+    #[test]
+    fn registers_are_sorted_by_any_names_and_found(names in prop::collection::btree_set("[ab\0\u{ff}]{0,11}", 0..40)) {
+        let mut state = State::new();
+        let stamp = EventStamp::new(0, "e");
+        let names: Vec<&String> = names.iter().rev().collect();
+        for name in &names {
+            state.set_number(&stamp, name, 1);
+        }
+
+        prop_assert!(state.registers().is_sorted_by(|a, b| a.name < b.name));
+        prop_assert_eq!(state.registers().len(), names.len());
+        prop_assert!(names.iter().all(|name| state.get(name).is_some()));
+    }
+}

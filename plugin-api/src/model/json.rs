@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use memchr::{memchr, memchr2};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -118,12 +119,13 @@ pub fn push_raw(out: &mut String, raw: &RawValue, levels: usize) -> Result<(), N
 /// When it is no Unicode text.
 pub fn unquote(quoted: &str) -> Result<Cow<'_, str>, NotCanonical> {
     let text = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default();
-    if !text.as_bytes().contains(&b'\\') {
+    if memchr(b'\\', text.as_bytes()).is_none() {
         return Ok(Cow::Borrowed(text));
     }
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some((plain, escape)) = rest.split_once('\\') {
+    while let Some(place) = memchr(b'\\', rest.as_bytes()) {
+        let (plain, escape) = (&rest[..place], &rest[place + 1..]);
         let (character, length) = read_escape(escape)?;
         out.push_str(plain);
         out.push(character);
@@ -253,7 +255,8 @@ impl<'a> Rewriter<'a, '_> {
         let mut at = from + 1;
         let mut is_canonical = true;
         loop {
-            at += plain_length(&bytes[at.min(bytes.len())..]);
+            at = at.min(bytes.len());
+            at += memchr2(b'"', b'\\', &bytes[at..]).unwrap_or(bytes.len() - at);
             let Some(b'\\') = bytes.get(at) else { break };
             // Control characters come as the shortest escape; `\u` is looked at by the slow way.
             is_canonical &= matches!(bytes.get(at + 1), Some(b'"' | b'\\' | b'n' | b'r' | b't' | b'b' | b'f'));
@@ -311,12 +314,28 @@ pub fn push_string(out: &mut String, text: &str) {
 
 /// The length of the beginning of a text that stands for itself in JSON.
 fn plain_length(bytes: &[u8]) -> usize {
-    const CHUNK: usize = 16;
-    let is_special = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
-    // Without an early exit within a chunk, so that it compiles to a few vector instructions.
-    let is_plain = |chunk: &&[u8]| !chunk.iter().fold(false, |found, byte| found | is_special(*byte));
-    let length = CHUNK * bytes.chunks_exact(CHUNK).take_while(is_plain).count();
-    length + bytes[length..].iter().take_while(|byte| !is_special(**byte)).count()
+    let mut chunks = bytes.chunks_exact(8);
+    let mut length = 0;
+    for chunk in chunks.by_ref() {
+        let special = special_bytes(u64::from_le_bytes(chunk.try_into().expect("a chunk has eight bytes")));
+        if special != 0 {
+            return length + special.trailing_zeros() as usize / 8;
+        }
+        length += 8;
+    }
+    let is_special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
+    length + chunks.remainder().iter().position(is_special).unwrap_or(chunks.remainder().len())
+}
+
+/// The high bit of the first byte that is escaped in JSON, and of some behind it; 0 if none is.
+///
+/// As in "Determine if a word has a byte less than n", <https://graphics.stanford.edu/~seander/bithacks.html>: a borrow
+/// reaches only bytes behind one that was found.
+fn special_bytes(word: u64) -> u64 {
+    const ONES: u64 = u64::MAX / 255;
+    let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word;
+    let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    (below(word, 0x20) | is(b'"') | is(b'\\')) & (ONES << 7)
 }
 
 #[cfg(test)]
