@@ -12,6 +12,8 @@ use tracing::{info, warn};
 use crate::connect::Target;
 use crate::counts::Counter;
 use crate::errors::Failure;
+use crate::guess::Guess;
+use crate::merge::Means;
 use crate::options::{Durability, Migrate, Options};
 use crate::pool::Pool;
 use crate::rows::{Reader, found};
@@ -25,6 +27,7 @@ pub struct Postgres {
     pool: Arc<Pool>,
     tables: Tables,
     statements: Statements,
+    guess: Guess,
     counter: Counter,
     watch: Arc<Watch>,
     tasks: Vec<JoinHandle<()>>,
@@ -65,6 +68,7 @@ impl AsyncBackend for Postgres {
         Ok(Self {
             pool,
             statements: Statements::new(&tables),
+            guess: Guess::default(),
             counter: Counter::default(),
             tables,
             watch: watched,
@@ -78,7 +82,8 @@ impl AsyncBackend for Postgres {
 
     async fn merge(&self, call: &Call, batch: &[Item<'_>]) -> Result<Vec<Answer>> {
         let budget = call.remaining();
-        let result = merge::merge(&self.pool, &self.statements, self.watch.durability(), call, batch).await;
+        let means = Means { pool: &self.pool, statements: &self.statements, guess: &self.guess };
+        let result = merge::merge(means, self.watch.durability(), call, batch).await;
         self.watch.learn_of_merge(&result, budget);
         result
     }

@@ -5,12 +5,14 @@
 
 use std::borrow::Cow;
 
+use memchr::{memchr, memchr2};
+
 /// SUBSTITUTE, which stands for what cannot be shown.
 const SUBSTITUTE: char = '\u{1a}';
 
 /// True if a text cannot be stored as it is.
 pub(crate) fn needs_escape(text: &str) -> bool {
-    text.as_bytes().contains(&0)
+    memchr(0, text.as_bytes()).is_some()
 }
 
 /// The text as PostgreSQL can have it.
@@ -43,7 +45,7 @@ fn changed(text: &str) -> String {
 
 /// A text that something is found by: of two different ones the results differ, which is not so for [`escape`].
 pub(crate) fn escape_key(text: &str) -> Cow<'_, str> {
-    match text.contains(SUBSTITUTE) || needs_escape(text) {
+    match memchr2(0, SUBSTITUTE as u8, text.as_bytes()).is_some() {
         true => Cow::Owned(changed(text)),
         false => Cow::Borrowed(text),
     }
@@ -66,7 +68,8 @@ pub(crate) fn unescape(text: &str) -> String {
 ///
 /// For readers of the JSON column only: the state has the value itself.
 pub(crate) fn escape_json(json: &str) -> Cow<'_, str> {
-    if !json.contains("\\u0000") {
+    // Most have no escape at all.
+    if memchr(b'\\', json.as_bytes()).is_none() || !json.contains("\\u0000") {
         return Cow::Borrowed(json);
     }
     let mut out = String::with_capacity(json.len());

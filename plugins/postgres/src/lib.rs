@@ -13,6 +13,7 @@ mod counts;
 mod delete;
 mod errors;
 mod escape;
+mod guess;
 mod hosts;
 mod indexes;
 mod joined;

@@ -1,18 +1,21 @@
-//! The merge: reads the ranks of a batch's ids under locks, joins in memory, and writes what won. Two round trips.
+//! The merge: reads the ranks of a batch's ids under locks, joins in memory, and writes what won. Two round trips; one if
+//! all seem to be new, which are not looked up (`guess.rs`).
 //!
 //! Rows are locked, and then new ones inserted, in the order of their ids' bytes, so that transactions wait for each other
-//! in one direction. That is not quite so for an id which somebody else made after we looked: its insert waits for whoever
+//! in one direction. That is not quite so for an id which is there though we did not find it, or did not look: its insert waits for whoever
 //! changes that row meanwhile, and behind it in the order we may hold locks. The rare deadlock is repeated like every
 //! conflict. Whoever loses the race for a new id joins again, into what the winner wrote. All of it may be repeated at any
 //! time, since merging twice is merging once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use storage_plugin_api::{Answer, Call, Durability, Error, Item, State};
+use tokio::join;
 use tracing::debug;
 
 use crate::errors::{Failure, unreadable};
+use crate::guess::Guess;
 use crate::joined::{Group, Joined, groups, join};
 use crate::pool::{Pool, Session, begin};
 use crate::rows::{self, Reader};
@@ -23,10 +26,17 @@ use crate::write::Writes;
 /// What is left of a call's time when nothing is begun any more.
 const TOO_LATE: Duration = Duration::from_millis(20);
 
+/// What every merge of an instance needs.
+#[derive(Clone, Copy)]
+pub(crate) struct Means<'a> {
+    pub(crate) pool: &'a Pool,
+    pub(crate) statements: &'a Statements,
+    pub(crate) guess: &'a Guess,
+}
+
 /// Merges a batch. An error of the whole batch is one that no item is guilty of.
 pub(crate) async fn merge(
-    pool: &Pool,
-    statements: &Statements,
+    means: Means<'_>,
     durability: Durability,
     call: &Call,
     batch: &[Item<'_>],
@@ -35,7 +45,7 @@ pub(crate) async fn merge(
     // Parts of the batch that are still to do; a part with a bad item is halved until that is alone.
     let mut parts = vec![groups(batch)];
     while let Some(part) = parts.pop() {
-        match merge_part(pool, statements, call, &part).await {
+        match merge_part(means, call, &part).await {
             Ok(done) => {
                 for (place, answer) in done {
                     answers[place] = Some(Answer { durability, ..answer });
@@ -62,15 +72,21 @@ pub(crate) async fn merge(
 type Done = Vec<(usize, Answer)>;
 
 /// Merges groups in one transaction, or in several where others are in the way.
-async fn merge_part(pool: &Pool, statements: &Statements, call: &Call, part: &[Group<'_>]) -> Result<Done, Failure> {
+async fn merge_part(means: Means<'_>, call: &Call, part: &[Group<'_>]) -> Result<Done, Failure> {
     let mut done = Vec::with_capacity(part.len());
     let mut left: Vec<&Group<'_>> = part.iter().collect();
+    let mut to_look_up = means.guess.to_look_up(&left);
     let mut pause = Duration::from_millis(2);
     while !left.is_empty() {
-        match merge_once(pool, statements, call, &left).await {
+        let guessed = left.len() - to_look_up.len();
+        let round = merge_once(means, call, &left, &to_look_up).await;
+        match round {
             Ok(Round { settled, raced }) => {
+                if guessed > 0 {
+                    means.guess.learn(guessed, raced.len());
+                }
                 done.extend(settled);
-                left.retain(|group| raced.contains(&group.id));
+                left.retain(|group| raced.contains(group.id));
             }
             Err(Failure::Conflict(error)) => {
                 if call.remaining() < pause + TOO_LATE {
@@ -83,6 +99,8 @@ async fn merge_part(pool: &Pool, statements: &Statements, call: &Call, part: &[G
             }
             Err(failure) => return Err(failure),
         }
+        // Whatever went wrong the first time, it does not do so twice.
+        to_look_up.clone_from(&left);
     }
     Ok(done)
 }
@@ -90,17 +108,18 @@ async fn merge_part(pool: &Pool, statements: &Statements, call: &Call, part: &[G
 struct Round<'a> {
     settled: Done,
     /// Ids that somebody else made meanwhile.
-    raced: Vec<&'a str>,
+    raced: BTreeSet<&'a str>,
 }
 
+/// Merges groups in one transaction. Of those that are not looked up nothing should be stored.
 async fn merge_once<'a>(
-    pool: &Pool,
-    statements: &Statements,
+    means: Means<'_>,
     call: &Call,
     groups: &[&Group<'a>],
+    to_look_up: &[&Group<'a>],
 ) -> Result<Round<'a>, Failure> {
-    let mut session = pool.session(call.deadline).await?;
-    let result = in_transaction(&mut session, statements, call, groups).await;
+    let mut session = means.pool.session(call.deadline).await?;
+    let result = in_transaction(&mut session, means.statements, call, groups, to_look_up).await;
     match &result {
         Ok(_) => session.leave_transaction(),
         Err(failure) => session.abandon(failure).await,
@@ -113,8 +132,12 @@ async fn in_transaction<'a>(
     statements: &Statements,
     call: &Call,
     groups: &[&Group<'a>],
+    to_look_up: &[&Group<'a>],
 ) -> Result<Round<'a>, Failure> {
-    let Locked { states: mut stored, unreadable } = lock(session, statements, call, groups).await?;
+    let Locked { states: mut stored, unreadable } = match to_look_up {
+        [] => Locked::default(),
+        _ => lock(session, statements, call, to_look_up).await?,
+    };
     let mut writes = Writes::default();
     let mut settled = Vec::with_capacity(groups.len());
     let mut created: Vec<(&Group<'a>, Joined)> = Vec::new();
@@ -142,19 +165,27 @@ async fn in_transaction<'a>(
     }
     if writes.is_empty() {
         session.command("COMMIT").await?;
-        return Ok(Round { settled, raced: Vec::new() });
+        return Ok(Round { settled, raced: BTreeSet::new() });
     }
-    let new = writes.send(session, statements).await?;
-    let mut raced = Vec::new();
+    let raced = match to_look_up {
+        [] => {
+            session.enter_transaction();
+            let begin = begin(call);
+            let (begun, raced) = join!(biased; session.command(&begin), writes.send(session, statements));
+            begun?;
+            raced?
+        }
+        _ => writes.send(session, statements).await?,
+    };
     for (group, joined) in created {
-        match new.contains(group.id) {
-            true => settle(&mut settled, group, joined),
-            false => raced.push(group.id),
+        if !raced.contains(group.id) {
+            settle(&mut settled, group, joined);
         }
     }
     Ok(Round { settled, raced })
 }
 
+#[derive(Default)]
 struct Locked<'a> {
     /// What is stored, bodies left where they are.
     states: HashMap<&'a str, State>,

@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::error::Error;
 
 use futures_util::future::join_all;
-use storage_plugin_api::{Body, Record, State, json, names};
+use storage_plugin_api::names::{self, Name};
+use storage_plugin_api::{Body, Record, State, Status, json};
 use tokio_postgres::Row;
 use tokio_postgres::types::private::BytesMut;
 use tokio_postgres::types::{IsNull, ToSql, Type, accepts, to_sql_checked};
@@ -48,9 +49,9 @@ impl<'a> Writes<'a> {
     pub(crate) fn insert(&mut self, id: &'a str, mut state: State) {
         let texts = take_texts(&mut state);
         self.add_lines(id, &state, None);
-        let place_of = places(&state);
-        self.inserts.push(id, &state, &texts, place_of, 0);
-        self.aside_of_new.push_texts(id, &texts, place_of);
+        let status = Record::status_of(&state);
+        self.inserts.push(id, &state, status, &texts, 0);
+        self.aside_of_new.push_texts(id, &texts, status);
     }
 
     /// A state that takes the place of another, which is locked.
@@ -59,11 +60,11 @@ impl<'a> Writes<'a> {
     pub(crate) fn update(&mut self, id: &'a str, mut state: State, before: &State) {
         let texts = take_texts(&mut state);
         self.add_lines(id, &state, Some(before));
-        let (was_at, is_at) = (places(before), places(&state));
+        let (old_status, status) = (Record::status_of(before), Record::status_of(&state));
         let mut keep = KEEPS_OUTPUT | KEEPS_ERROR;
         for (shown, bit) in [(Place::Output, KEEPS_OUTPUT), (Place::Error, KEEPS_ERROR)] {
-            let held = body_at(before, was_at, shown).filter(|(_, body)| is_stored(body));
-            let wanted = body_at(&state, is_at, shown);
+            let held = body_at(before, old_status, shown).filter(|(_, body)| is_stored(body));
+            let wanted = body_at(&state, status, shown);
             let is_kept = match (&held, &wanted) {
                 (Some((held_name, held)), Some((name, body))) => {
                     held_name == name && held.hash() == body.hash() && is_stored(body)
@@ -75,8 +76,8 @@ impl<'a> Writes<'a> {
                 self.swap(id, shown, held, wanted, &state, &texts);
             }
         }
-        self.updates.push(id, &state, &texts, is_at, keep);
-        self.aside.push_texts(id, &texts, is_at);
+        self.updates.push(id, &state, status, &texts, keep);
+        self.aside.push_texts(id, &texts, status);
     }
 
     /// A column gets another body: the one in it goes aside if it is still part of the state, the other may come back.
@@ -84,8 +85,8 @@ impl<'a> Writes<'a> {
         &mut self,
         id: &str,
         shown: Place,
-        held: Option<(String, &Body)>,
-        wanted: Option<(String, &Body)>,
+        held: Option<(Name, &Body)>,
+        wanted: Option<(Name, &Body)>,
         state: &State,
         texts: &[(String, Body)],
     ) {
@@ -131,8 +132,8 @@ impl<'a> Writes<'a> {
         self.inserts.ids.is_empty() && self.updates.ids.is_empty()
     }
 
-    /// Sends everything and the end of the transaction. Answers the ids of `insert` that were not there indeed.
-    pub(crate) async fn send(&self, session: &Session, statements: &Statements) -> Result<BTreeSet<String>, Failure> {
+    /// Sends everything and the end of the transaction. Answers the ids of `insert` that were there already.
+    pub(crate) async fn send(&self, session: &Session, statements: &Statements) -> Result<BTreeSet<&'a str>, Failure> {
         let mut ready: Vec<(Ready<'_>, Vec<Parameter<'_>>)> = Vec::new();
         for (query, parameters) in self.queries(statements) {
             ready.push((session.ready(query).await?, parameters));
@@ -140,17 +141,31 @@ impl<'a> Writes<'a> {
         let all = join_all(ready.iter().map(|(ready, parameters)| session.run(ready, parameters)));
         if self.aside_of_new.ids.is_empty() {
             let (results, ended) = tokio::join!(biased; all, session.command("COMMIT"));
-            let created = created(results, !self.inserts.ids.is_empty())?;
+            let raced = self.raced(results)?;
             ended?;
-            return Ok(created);
+            return Ok(raced);
         }
         // Whose row is not ours must not get our bodies, so here the answer is waited for.
-        let created = created(all.await, true)?;
-        let bodies = self.aside_of_new.only(&created);
+        let raced = self.raced(all.await)?;
+        let bodies = self.aside_of_new.without(&raced);
         let insert_aside = session.ready(&statements.insert_aside).await?;
         session.run(&insert_aside, &bodies.parameters()).await?;
         session.command("COMMIT").await?;
-        Ok(created)
+        Ok(raced)
+    }
+
+    /// The ids of the insert, the last statement if there is one, that it did not answer.
+    fn raced(&self, results: Vec<Result<Vec<Row>, Failure>>) -> Result<BTreeSet<&'a str>, Failure> {
+        let mut rows = Vec::new();
+        for result in results {
+            rows = result?;
+        }
+        let ids = &self.inserts.ids;
+        if ids.is_empty() || rows.len() == ids.len() {
+            return Ok(BTreeSet::new());
+        }
+        let new: BTreeSet<&str> = rows.iter().map(|row| row.get(0)).collect();
+        Ok(ids.iter().copied().filter(|id| !new.contains(id)).collect())
     }
 
     fn queries<'b>(&'b self, statements: &'b Statements) -> Vec<(&'b Query, Vec<Parameter<'b>>)> {
@@ -186,28 +201,12 @@ impl<'a> Writes<'a> {
     }
 }
 
-/// The ids that the last statement answered, if that was the insert.
-fn created(results: Vec<Result<Vec<Row>, Failure>>, has_insert: bool) -> Result<BTreeSet<String>, Failure> {
-    let mut rows = Vec::new();
-    for result in results {
-        rows = result?;
-    }
-    Ok(rows.iter().filter(|_| has_insert).map(|row| row.get(0)).collect())
-}
-
-/// The places of bodies in an evaluation of that state.
-fn places(state: &State) -> impl Fn(&str) -> Place + Copy + use<> {
-    let status = Record::status_of(state);
-    move |name| place(name, status)
-}
-
-/// The body that belongs into a column, and its name.
-fn body_at(state: &State, place_of: impl Fn(&str) -> Place, shown: Place) -> Option<(String, &Body)> {
+/// The body that belongs into a column of an evaluation of that status, and its name.
+fn body_at(state: &State, status: Option<Status>, shown: Place) -> Option<(Name, &Body)> {
     let part = if shown == Place::Output { "output" } else { "error" };
-    let status = Record::status_of(state)?;
-    let name = names::outcome(status, part);
+    let name = names::outcome(status.filter(|status| status.is_terminal())?, part);
     let found = body(state, &name)?;
-    (place_of(&name) == shown).then(|| (name.into_owned(), found))
+    Some((name, found))
 }
 
 /// Columns of `evaluations`, one array each, in the order of the statements.
@@ -237,21 +236,14 @@ struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     /// `keep` has the flags of what stays in its column.
-    fn push(
-        &mut self,
-        id: &'a str,
-        state: &State,
-        texts: &[(String, Body)],
-        place_of: impl Fn(&str) -> Place,
-        keep: i32,
-    ) {
-        let text = |place: Place| {
-            let (_, body) = texts.iter().find(|(name, _)| place_of(name) == place)?;
+    fn push(&mut self, id: &'a str, state: &State, status: Option<Status>, texts: &[(String, Body)], keep: i32) {
+        let text = |shown: Place| {
+            let (_, body) = texts.iter().find(|(name, _)| place(name, status) == shown)?;
             Some(Text(body.clone()))
         };
         let mut flags = keep;
         // Of a text that is elsewhere, or that nobody has, readers of the column get the beginning.
-        let mut shown_text = |place: Place, cuts: i32| match body_at(state, &place_of, place) {
+        let mut shown_text = |place: Place, cuts: i32| match body_at(state, status, place) {
             Some((_, body)) if !is_stored(body) => {
                 flags |= cuts;
                 body.as_reference().filter(|reference| !reference.preview.is_empty()).map(|_| Text(body.clone()))
@@ -388,23 +380,23 @@ struct Moves {
 
 impl Moves {
     /// Texts whose place is aside.
-    fn push_texts(&mut self, id: &str, texts: &[(String, Body)], place_of: impl Fn(&str) -> Place) {
-        for (name, body) in texts.iter().filter(|(name, _)| place_of(name) == Place::Aside) {
+    fn push_texts(&mut self, id: &str, texts: &[(String, Body)], status: Option<Status>) {
+        for (name, body) in texts.iter().filter(|(name, _)| place(name, status) == Place::Aside) {
             self.push(id, name, escape(body.as_text().unwrap_or_default()).into_owned());
         }
     }
 
-    /// Those of some ids.
-    fn only(&self, ids: &BTreeSet<String>) -> Self {
-        let mut only = Self::default();
+    /// Those of all other ids.
+    fn without(&self, ids: &BTreeSet<&str>) -> Self {
+        let mut others = Self::default();
         for ((id, name), text) in self.ids.iter().zip(&self.names).zip(&self.texts) {
-            if ids.contains(id) {
-                only.ids.push(id.clone());
-                only.names.push(name.clone());
-                only.texts.push(text.clone());
+            if !ids.contains(&**id) {
+                others.ids.push(id.clone());
+                others.names.push(name.clone());
+                others.texts.push(text.clone());
             }
         }
-        only
+        others
     }
 
     fn push(&mut self, id: &str, name: &str, text: String) {
