@@ -94,6 +94,15 @@ fn are_given_back(trial: &Trial<'_>) -> Result<(), Unmet> {
     for _ in 0..ROUNDS / 2 {
         round(trial)?;
     }
+    match growth(trial)? {
+        Ok(()) => Ok(()),
+        // What leaks does so again; what the allocator of a busy process keeps for good, it keeps once.
+        Err(_) => growth(trial)?,
+    }
+}
+
+/// Opens and closes some times. Inside is what is used afterwards and was not before.
+fn growth(trial: &Trial<'_>) -> Result<Result<(), Unmet>, Unmet> {
     let before = settled(|_| true)?;
     for _ in 0..ROUNDS {
         round(trial)?;
@@ -101,6 +110,10 @@ fn are_given_back(trial: &Trial<'_>) -> Result<(), Unmet> {
     // Threads may take a moment to end after they were told to.
     let leaks = |before: usize, after: usize| after >= before + ROUNDS / 2;
     let after = settled(|now| !leaks(before.threads, now.threads) && !leaks(before.files, now.files))?;
+    Ok(no_more(before, after, leaks))
+}
+
+fn no_more(before: Figures, after: Figures, leaks: impl Fn(usize, usize) -> bool) -> Result<(), Unmet> {
     for (what, before, after) in
         [("threads", before.threads, after.threads), ("file descriptors", before.files, after.files)]
     {
