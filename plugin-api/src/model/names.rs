@@ -117,28 +117,24 @@ pub fn stage_at(status: Status) -> Name {
 /// The register of what a terminal status carried, say `completed/output`.
 #[must_use]
 pub fn outcome(status: Status, part: &str) -> Name {
-    const NAMES: [[&str; 5]; 3] = [
-        [
-            "completed/output",
-            "completed/error",
-            "completed/exit_code",
-            "completed/runtime_ms",
-            "completed/memory_used_mb",
-        ],
-        ["failed/output", "failed/error", "failed/exit_code", "failed/runtime_ms", "failed/memory_used_mb"],
-        [
-            "cancelled/output",
-            "cancelled/error",
-            "cancelled/exit_code",
-            "cancelled/runtime_ms",
-            "cancelled/memory_used_mb",
-        ],
-    ];
-    let row = Status::TERMINAL.iter().position(|terminal| *terminal == status);
-    match (row, OUTCOME_PARTS.iter().position(|known| *known == part)) {
-        (Some(row), Some(place)) => Cow::Borrowed(NAMES[row][place]),
-        _ => Cow::Owned(format!("{status}/{part}")),
-    }
+    Cow::Borrowed(match (status, part) {
+        (Status::Completed, "output") => "completed/output",
+        (Status::Completed, "error") => "completed/error",
+        (Status::Completed, "exit_code") => "completed/exit_code",
+        (Status::Completed, "runtime_ms") => "completed/runtime_ms",
+        (Status::Completed, "memory_used_mb") => "completed/memory_used_mb",
+        (Status::Failed, "output") => "failed/output",
+        (Status::Failed, "error") => "failed/error",
+        (Status::Failed, "exit_code") => "failed/exit_code",
+        (Status::Failed, "runtime_ms") => "failed/runtime_ms",
+        (Status::Failed, "memory_used_mb") => "failed/memory_used_mb",
+        (Status::Cancelled, "output") => "cancelled/output",
+        (Status::Cancelled, "error") => "cancelled/error",
+        (Status::Cancelled, "exit_code") => "cancelled/exit_code",
+        (Status::Cancelled, "runtime_ms") => "cancelled/runtime_ms",
+        (Status::Cancelled, "memory_used_mb") => "cancelled/memory_used_mb",
+        _ => return Cow::Owned(format!("{status}/{part}")),
+    })
 }
 
 #[cfg(test)]
@@ -151,6 +147,7 @@ mod tests {
             assert!(matches!(intern(&end(status)), Cow::Borrowed(_)));
             for part in OUTCOME_PARTS {
                 assert!(matches!(outcome(status, part), Cow::Borrowed(_)));
+                assert_eq!(outcome(status, part), format!("{status}/{part}"));
             }
         }
         for name in [OPEN, CODE, LANGUAGE, ENGINE, EXECUTOR_ID, CONTAINER_ID, CREATED_AT] {

@@ -1,7 +1,8 @@
-//! Guesses which evaluations of a batch are new, so that nobody looks first whether they are there.
+//! Guesses that all evaluations of a batch are new, so that it is inserted without looking first whether they are there.
 //!
 //! A wrong guess does no harm: the insert leaves the row of another alone, and that evaluation is merged in a second
-//! transaction. This is what a replay would pay for each of its batches, so guesses that were wrong are followed by none.
+//! transaction. That costs more than looking, so a wrong guess is followed by a while without any: where two kinds of
+//! events carry the code, or events are replayed, hardly any batch is guessed about.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -9,7 +10,7 @@ use storage_plugin_api::names;
 
 use crate::joined::Group;
 
-/// So many batches are merged without a guess after one that was wrong.
+/// So many batches are looked up after a wrong guess.
 const PAUSE: u32 = 64;
 
 /// What is known of the last guesses.
@@ -19,21 +20,22 @@ pub(crate) struct Guess {
 }
 
 impl Guess {
-    /// The groups that are to be looked up, in their order: all but those that seem to be new.
-    pub(crate) fn to_look_up<'g, 'a>(&self, groups: &[&'g Group<'a>]) -> Vec<&'g Group<'a>> {
-        let pauses = self.pause.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
-        groups.iter().copied().filter(|group| pauses || !seems_new(group)).collect()
+    /// True if everything in a batch is taken to be new.
+    pub(crate) fn all_new(&self, groups: &[Group<'_>]) -> bool {
+        let is_paused = || {
+            let one_less = |left: u32| left.checked_sub(1);
+            self.pause.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
+        };
+        groups.iter().all(seems_new) && !is_paused()
     }
 
-    /// Learns how many of the guessed evaluations were there already.
-    pub(crate) fn learn(&self, guessed: usize, wrong: usize) {
-        if wrong * 8 > guessed {
-            self.pause.store(PAUSE, Ordering::Relaxed);
-        }
+    /// Learns that something was there already.
+    pub(crate) fn was_wrong(&self) {
+        self.pause.store(PAUSE, Ordering::Relaxed);
     }
 }
 
-/// The code comes with the first event of an evaluation, and with no other that producers send.
+/// The code comes at the beginning of an evaluation.
 fn seems_new(group: &Group<'_>) -> bool {
     group.items.iter().any(|(_, item)| item.registers().iter().any(|register| register.name() == names::CODE))
 }
@@ -46,27 +48,23 @@ mod tests {
     use crate::joined::groups;
 
     #[test]
-    fn what_carries_code_seems_new_until_that_was_wrong() {
+    fn batches_of_code_alone_seem_new_until_that_was_wrong() {
         let stamp = EventStamp::new(1, "e");
         let (mut queued, mut running) = (State::new(), State::new());
         queued.set_text(&stamp, names::CODE, "x");
         running.set_created(&stamp);
 
-        with_items(&[("a", &running), ("b", &queued)], |items| {
+        with_items(&[("a", &queued), ("b", &queued), ("c", &running)], |items| {
             let groups = groups(items);
-            let groups: Vec<&Group<'_>> = groups.iter().collect();
             let guess = Guess::default();
-            let to_look_up = || guess.to_look_up(&groups).iter().map(|group| group.id).collect::<Vec<_>>();
-            assert_eq!(to_look_up(), ["a"]);
+            assert!(guess.all_new(&groups[..2]));
+            assert!(!guess.all_new(&groups));
 
-            guess.learn(100, 12);
-            assert_eq!(to_look_up(), ["a"]);
-
-            guess.learn(1, 1);
+            guess.was_wrong();
             for _ in 0..PAUSE {
-                assert_eq!(to_look_up(), ["a", "b"]);
+                assert!(!guess.all_new(&groups[..2]));
             }
-            assert_eq!(to_look_up(), ["a"]);
+            assert!(guess.all_new(&groups[..2]));
         });
     }
 }

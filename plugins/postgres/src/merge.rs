@@ -2,16 +2,15 @@
 //! all seem to be new, which are not looked up (`guess.rs`).
 //!
 //! Rows are locked, and then new ones inserted, in the order of their ids' bytes, so that transactions wait for each other
-//! in one direction. That is not quite so for an id which is there though we did not find it, or did not look: its insert waits for whoever
-//! changes that row meanwhile, and behind it in the order we may hold locks. The rare deadlock is repeated like every
-//! conflict. Whoever loses the race for a new id joins again, into what the winner wrote. All of it may be repeated at any
-//! time, since merging twice is merging once.
+//! in one direction. That is not quite so for an id which is there though we did not find it, or did not look: its insert
+//! waits for whoever changes that row meanwhile, and behind it in the order we may hold locks. The rare deadlock is
+//! repeated like every conflict. Whose insert finds a row joins again, into what is there. All of it may be repeated at
+//! any time, since merging twice is merging once.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use storage_plugin_api::{Answer, Call, Durability, Error, Item, State};
-use tokio::join;
 use tracing::debug;
 
 use crate::errors::{Failure, unreadable};
@@ -44,13 +43,15 @@ pub(crate) async fn merge(
     let mut answers: Vec<Option<Answer>> = vec![None; batch.len()];
     // Parts of the batch that are still to do; a part with a bad item is halved until that is alone.
     let mut parts = vec![groups(batch)];
-    while let Some(part) = parts.pop() {
-        match merge_part(means, call, &part).await {
-            Ok(done) => {
-                for (place, answer) in done {
-                    answers[place] = Some(Answer { durability, ..answer });
-                }
-            }
+    let mut guesses = means.guess.all_new(&parts[0]);
+    while let Some(mut part) = parts.pop() {
+        let mut done = Vec::with_capacity(part.len());
+        let merged = merge_part(means, call, std::mem::take(&mut guesses), &mut part, &mut done).await;
+        for (place, answer) in done {
+            answers[place] = Some(Answer { durability, ..answer });
+        }
+        match merged {
+            Ok(()) => {}
             Err(Failure::Data(error)) => match part.len() {
                 1 => {
                     for (place, _) in &part[0].items {
@@ -58,8 +59,8 @@ pub(crate) async fn merge(
                     }
                 }
                 groups => {
-                    let (left, right) = part.split_at(groups / 2);
-                    parts.extend([right.to_vec(), left.to_vec()]);
+                    let right = part.split_off(groups / 2);
+                    parts.extend([right, part]);
                 }
             },
             // What was merged until now is merged again with the rest.
@@ -71,20 +72,24 @@ pub(crate) async fn merge(
 
 type Done = Vec<(usize, Answer)>;
 
-/// Merges groups in one transaction, or in several where others are in the way.
-async fn merge_part(means: Means<'_>, call: &Call, part: &[Group<'_>]) -> Result<Done, Failure> {
-    let mut done = Vec::with_capacity(part.len());
-    let mut left: Vec<&Group<'_>> = part.iter().collect();
-    let mut to_look_up = means.guess.to_look_up(&left);
+/// Merges groups in one transaction, or in several where others are in the way, until none is left.
+async fn merge_part(
+    means: Means<'_>,
+    call: &Call,
+    mut guesses: bool,
+    left: &mut Vec<Group<'_>>,
+    done: &mut Done,
+) -> Result<(), Failure> {
     let mut pause = Duration::from_millis(2);
     while !left.is_empty() {
-        let guessed = left.len() - to_look_up.len();
-        let round = merge_once(means, call, &left, &to_look_up).await;
+        let round = merge_once(means, call, left, guesses).await;
+        // Whatever goes wrong under a guess is looked up.
+        let guessed = std::mem::take(&mut guesses);
+        if guessed && !round.as_ref().is_ok_and(|round| round.raced.is_empty()) {
+            means.guess.was_wrong();
+        }
         match round {
             Ok(Round { settled, raced }) => {
-                if guessed > 0 {
-                    means.guess.learn(guessed, raced.len());
-                }
                 done.extend(settled);
                 left.retain(|group| raced.contains(group.id));
             }
@@ -97,29 +102,28 @@ async fn merge_part(means: Means<'_>, call: &Call, part: &[Group<'_>]) -> Result
                 tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
                 pause = (pause * 2).min(Duration::from_millis(200));
             }
+            Err(Failure::Data(_)) if guessed => {}
             Err(failure) => return Err(failure),
         }
-        // Whatever went wrong the first time, it does not do so twice.
-        to_look_up.clone_from(&left);
     }
-    Ok(done)
+    Ok(())
 }
 
 struct Round<'a> {
     settled: Done,
-    /// Ids that somebody else made meanwhile.
+    /// Ids that were there although they were not found, or not looked up.
     raced: BTreeSet<&'a str>,
 }
 
-/// Merges groups in one transaction. Of those that are not looked up nothing should be stored.
+/// Merges groups in one transaction, without looking them up if they are guessed to be new.
 async fn merge_once<'a>(
     means: Means<'_>,
     call: &Call,
-    groups: &[&Group<'a>],
-    to_look_up: &[&Group<'a>],
+    groups: &[Group<'a>],
+    guesses: bool,
 ) -> Result<Round<'a>, Failure> {
     let mut session = means.pool.session(call.deadline).await?;
-    let result = in_transaction(&mut session, means.statements, call, groups, to_look_up).await;
+    let result = in_transaction(&mut session, means.statements, call, groups, guesses).await;
     match &result {
         Ok(_) => session.leave_transaction(),
         Err(failure) => session.abandon(failure).await,
@@ -131,12 +135,12 @@ async fn in_transaction<'a>(
     session: &mut Session,
     statements: &Statements,
     call: &Call,
-    groups: &[&Group<'a>],
-    to_look_up: &[&Group<'a>],
+    groups: &[Group<'a>],
+    guesses: bool,
 ) -> Result<Round<'a>, Failure> {
-    let Locked { states: mut stored, unreadable } = match to_look_up {
-        [] => Locked::default(),
-        _ => lock(session, statements, call, to_look_up).await?,
+    let Locked { states: mut stored, unreadable } = match guesses {
+        true => Locked::default(),
+        false => lock(session, statements, call, groups).await?,
     };
     let mut writes = Writes::default();
     let mut settled = Vec::with_capacity(groups.len());
@@ -163,19 +167,14 @@ async fn in_transaction<'a>(
             }
         }
     }
-    if writes.is_empty() {
-        session.command("COMMIT").await?;
-        return Ok(Round { settled, raced: BTreeSet::new() });
-    }
-    let raced = match to_look_up {
-        [] => {
-            session.enter_transaction();
-            let begin = begin(call);
-            let (begun, raced) = join!(biased; session.command(&begin), writes.send(session, statements));
-            begun?;
-            raced?
+    let raced = match (writes.is_empty(), guesses) {
+        (true, true) => BTreeSet::new(),
+        (true, false) => {
+            session.command("COMMIT").await?;
+            BTreeSet::new()
         }
-        _ => writes.send(session, statements).await?,
+        (false, true) => writes.begin_and_send(session, statements, &begin(call)).await?,
+        (false, false) => writes.send(session, statements).await?,
     };
     for (group, joined) in created {
         if !raced.contains(group.id) {
@@ -198,7 +197,7 @@ async fn lock<'a>(
     session: &mut Session,
     statements: &Statements,
     call: &Call,
-    groups: &[&Group<'a>],
+    groups: &[Group<'a>],
 ) -> Result<Locked<'a>, Failure> {
     let ids: Vec<&'a str> = groups.iter().map(|group| group.id).collect();
     let rows = session.begin_with(&begin(call), &statements.lock, &[&ids]).await?;

@@ -154,17 +154,37 @@ impl<'a> Writes<'a> {
         Ok(raced)
     }
 
-    /// The ids of the insert, the last statement if there is one, that it did not answer.
+    /// As [`send`](Self::send), with the beginning of the transaction, in one round trip where that is enough.
+    pub(crate) async fn begin_and_send(
+        &self,
+        session: &mut Session,
+        statements: &Statements,
+        begin: &str,
+    ) -> Result<BTreeSet<&'a str>, Failure> {
+        session.enter_transaction();
+        if !self.aside_of_new.ids.is_empty() {
+            // Outside of a transaction the rows would stay without these bodies if anything went wrong.
+            session.command(begin).await?;
+            return self.send(session, statements).await;
+        }
+        let session = &*session;
+        let (begun, raced) = tokio::join!(biased; session.command(begin), self.send(session, statements));
+        begun?;
+        raced
+    }
+
+    /// The ids that were to be inserted and that the insert, which is the last statement, did not answer.
     fn raced(&self, results: Vec<Result<Vec<Row>, Failure>>) -> Result<BTreeSet<&'a str>, Failure> {
         let mut rows = Vec::new();
         for result in results {
             rows = result?;
         }
         let ids = &self.inserts.ids;
-        if ids.is_empty() || rows.len() == ids.len() {
+        let answered = || rows.iter().map(|row| row.get::<_, &str>(0));
+        if ids.is_empty() || answered().eq(ids.iter().copied()) {
             return Ok(BTreeSet::new());
         }
-        let new: BTreeSet<&str> = rows.iter().map(|row| row.get(0)).collect();
+        let new: BTreeSet<&str> = answered().collect();
         Ok(ids.iter().copied().filter(|id| !new.contains(id)).collect())
     }
 

@@ -1,6 +1,7 @@
 //! Many writers of the same evaluations at once, new and old: none loses what another wrote.
 
 use std::collections::BTreeMap;
+use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
@@ -37,6 +38,59 @@ fn told(random: &mut fastrand::Rng, writer: u64, round: u64) -> State {
     }
     state.set_history(&stamp, "told", Status::Running, "told");
     state
+}
+
+/// What a writer tells of an evaluation that is new: its code, and two ends, so that one output has no column.
+fn told_of_new(writer: u64) -> State {
+    let stamp = EventStamp::new(1, format!("{writer}"));
+    let mut state = State::new();
+    state.set_created(&stamp);
+    state.set_text(&stamp, names::CODE, format!("code {writer}"));
+    for status in [Status::Completed, Status::Failed] {
+        state.set_end(&stamp, status);
+        state.set_text(&stamp, &names::outcome(status, "output"), format!("{status} {writer}"));
+    }
+    state.set_history(&stamp, "told", Status::Queued, "told");
+    state
+}
+
+/// Batches like these are inserted without a look whether they are there.
+#[test]
+fn of_writers_that_take_the_same_evaluations_for_new_one_creates_them_and_all_are_kept() {
+    let (server, cache) = (PostgresServer::start(), tempfile::tempdir().expect("make a temporary directory"));
+    let mut expected = State::new();
+    for writer in 0..WRITERS {
+        expected.merge(&told_of_new(writer));
+    }
+    for round in 0..5 {
+        let ids: Vec<String> = (0..BATCH).map(|number| format!("new-{round}-{number:03}")).collect();
+        let start = Barrier::new(WRITERS as usize);
+        let created: usize = thread::scope(|scope| {
+            let write = |writer: u64| {
+                let options = json!({"prepared_statements": writer != 0});
+                let backend = open(&server, cache.path(), &options).expect("the database is there");
+                let state = told_of_new(writer);
+                let items: Vec<(&str, &State)> = ids.iter().map(|id| (&**id, &state)).collect();
+                let call = Call::with_budget(Duration::from_secs(60));
+                start.wait();
+                let answers = with_items(&items, |items| backend.merge(&call, items)).expect("the batch is taken");
+                answers.iter().filter(|answer| matches!(answer.outcome, Outcome::Created)).count()
+            };
+            let writers: Vec<_> = (0..WRITERS).map(|writer| scope.spawn(move || write(writer))).collect();
+            writers.into_iter().map(|writer| writer.join().expect("a writer")).sum()
+        });
+        assert_eq!(created, BATCH);
+
+        let backend = open(&server, cache.path(), &json!({})).expect("the database is there");
+        let asked: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let found = backend.get(&Call::with_budget(Duration::from_secs(60)), &asked, Fields::Whole);
+        for found in found.expect("the states are read") {
+            let state = found.expect("it is stored").state;
+            assert_eq!(state.to_canonical_json(), expected.to_canonical_json());
+        }
+    }
+    let lines = server.connect().number("SELECT count(*) FROM evaluation_events");
+    assert_eq!(lines, 5 * BATCH as i64 * WRITERS as i64);
 }
 
 #[test]
