@@ -10,7 +10,7 @@ use storage_plugin_api::names;
 
 use crate::joined::Group;
 
-/// So many batches are looked up after a wrong guess.
+/// So many batches that could be guessed about are looked up after a guess that did not go well.
 const PAUSE: u32 = 64;
 
 /// What is known of the last guesses.
@@ -29,8 +29,8 @@ impl Guess {
         groups.iter().all(seems_new) && !is_paused()
     }
 
-    /// Learns that something was there already.
-    pub(crate) fn was_wrong(&self) {
+    /// Learns that something was there already, or that the transaction failed: to look is safer for a while.
+    pub(crate) fn did_not_go_well(&self) {
         self.pause.store(PAUSE, Ordering::Relaxed);
     }
 }
@@ -60,7 +60,7 @@ mod tests {
             assert!(guess.all_new(&groups[..2]));
             assert!(!guess.all_new(&groups));
 
-            guess.was_wrong();
+            guess.did_not_go_well();
             for _ in 0..PAUSE {
                 assert!(!guess.all_new(&groups[..2]));
             }

@@ -73,6 +73,8 @@ pub(crate) async fn merge(
 type Done = Vec<(usize, Answer)>;
 
 /// Merges groups in one transaction, or in several where others are in the way, until none is left.
+///
+/// After an error `done` has what was committed, and `left` the rest.
 async fn merge_part(
     means: Means<'_>,
     call: &Call,
@@ -86,7 +88,7 @@ async fn merge_part(
         // Whatever goes wrong under a guess is looked up.
         let guessed = std::mem::take(&mut guesses);
         if guessed && !round.as_ref().is_ok_and(|round| round.raced.is_empty()) {
-            means.guess.was_wrong();
+            means.guess.did_not_go_well();
         }
         match round {
             Ok(Round { settled, raced }) => {

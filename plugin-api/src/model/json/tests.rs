@@ -1,3 +1,5 @@
+//! What canonical JSON promises: one text for one value, as serde_json would write it, sorted.
+
 use proptest::prelude::*;
 
 use super::*;

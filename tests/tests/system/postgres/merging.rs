@@ -40,57 +40,90 @@ fn told(random: &mut fastrand::Rng, writer: u64, round: u64) -> State {
     state
 }
 
-/// What a writer tells of an evaluation that is new: its code, and two ends, so that one output has no column.
+/// What a writer tells of an evaluation that is new: its code, an end, and of some writers a second end, whose output
+/// has no column.
 fn told_of_new(writer: u64) -> State {
     let stamp = EventStamp::new(1, format!("{writer}"));
     let mut state = State::new();
     state.set_created(&stamp);
     state.set_text(&stamp, names::CODE, format!("code {writer}"));
-    for status in [Status::Completed, Status::Failed] {
-        state.set_end(&stamp, status);
-        state.set_text(&stamp, &names::outcome(status, "output"), format!("{status} {writer}"));
+    let ends = if writer.is_multiple_of(2) { &Status::TERMINAL[..2] } else { &Status::TERMINAL[..1] };
+    for status in ends {
+        state.set_end(&stamp, *status);
+        state.set_text(&stamp, &names::outcome(*status, "output"), format!("{status} {writer}"));
     }
     state.set_history(&stamp, "told", Status::Queued, "told");
     state
 }
 
-/// Batches like these are inserted without a look whether they are there.
+/// Batches like these are inserted without a look whether they are there, which is wrong of some or all of each.
 #[test]
-fn of_writers_that_take_the_same_evaluations_for_new_one_creates_them_and_all_are_kept() {
+fn of_writers_that_take_the_same_evaluations_for_new_one_creates_each_and_all_are_kept() {
+    const ROUNDS: usize = 5;
     let (server, cache) = (PostgresServer::start(), tempfile::tempdir().expect("make a temporary directory"));
-    let mut expected = State::new();
-    for writer in 0..WRITERS {
-        expected.merge(&told_of_new(writer));
-    }
-    for round in 0..5 {
-        let ids: Vec<String> = (0..BATCH).map(|number| format!("new-{round}-{number:03}")).collect();
-        let start = Barrier::new(WRITERS as usize);
+    let of_writer = |writer: u64| {
+        let start = writer as usize * BATCH / 2;
+        start..start + BATCH
+    };
+    let last = of_writer(WRITERS - 1).end;
+    for round in 0..ROUNDS {
+        let ids: Vec<String> = (0..last).map(|number| format!("new-{round}-{number:03}")).collect();
+        let backends: Vec<_> = (0..WRITERS)
+            .map(|writer| open(&server, cache.path(), &json!({"prepared_statements": writer != 0})))
+            .collect::<Result<_, _>>()
+            .expect("the database is there");
+        let start = Barrier::new(backends.len());
         let created: usize = thread::scope(|scope| {
             let write = |writer: u64| {
-                let options = json!({"prepared_statements": writer != 0});
-                let backend = open(&server, cache.path(), &options).expect("the database is there");
                 let state = told_of_new(writer);
-                let items: Vec<(&str, &State)> = ids.iter().map(|id| (&**id, &state)).collect();
+                let items: Vec<(&str, &State)> = ids[of_writer(writer)].iter().map(|id| (&**id, &state)).collect();
                 let call = Call::with_budget(Duration::from_secs(60));
                 start.wait();
-                let answers = with_items(&items, |items| backend.merge(&call, items)).expect("the batch is taken");
+                let merged = with_items(&items, |items| backends[writer as usize].merge(&call, items));
+                let answers = merged.expect("the batch is taken");
                 answers.iter().filter(|answer| matches!(answer.outcome, Outcome::Created)).count()
             };
             let writers: Vec<_> = (0..WRITERS).map(|writer| scope.spawn(move || write(writer))).collect();
             writers.into_iter().map(|writer| writer.join().expect("a writer")).sum()
         });
-        assert_eq!(created, BATCH);
+        assert_eq!(created, last);
 
-        let backend = open(&server, cache.path(), &json!({})).expect("the database is there");
         let asked: Vec<&str> = ids.iter().map(String::as_str).collect();
-        let found = backend.get(&Call::with_budget(Duration::from_secs(60)), &asked, Fields::Whole);
-        for found in found.expect("the states are read") {
-            let state = found.expect("it is stored").state;
-            assert_eq!(state.to_canonical_json(), expected.to_canonical_json());
+        let found = backends[0].get(&Call::with_budget(Duration::from_secs(60)), &asked, Fields::Whole);
+        for (place, found) in found.expect("the states are read").into_iter().enumerate() {
+            let mut expected = State::new();
+            for writer in (0..WRITERS).filter(|writer| of_writer(*writer).contains(&place)) {
+                expected.merge(&told_of_new(writer));
+            }
+            assert_eq!(found.expect("it is stored").state.to_canonical_json(), expected.to_canonical_json());
         }
     }
     let lines = server.connect().number("SELECT count(*) FROM evaluation_events");
-    assert_eq!(lines, 5 * BATCH as i64 * WRITERS as i64);
+    assert_eq!(lines, (ROUNDS * BATCH) as i64 * WRITERS as i64);
+}
+
+/// What fails under a guess is looked up, and only what cannot be stored is refused.
+#[test]
+fn of_a_batch_that_was_taken_for_new_all_is_told_apart() {
+    let (server, cache) = (PostgresServer::start(), tempfile::tempdir().expect("make a temporary directory"));
+    let merge = |ids: &[&str], state: &State| {
+        // Each guesses, as if nothing had gone wrong before.
+        let backend = open(&server, cache.path(), &json!({})).expect("the database is there");
+        let items: Vec<(&str, &State)> = ids.iter().map(|id| (*id, state)).collect();
+        let call = Call::with_budget(Duration::from_secs(60));
+        let answers = with_items(&items, |items| backend.merge(&call, items)).expect("the batch is taken");
+        answers.into_iter().map(|answer| answer.outcome).collect::<Vec<_>>()
+    };
+    let too_long = "x".repeat(65);
+    assert_eq!(merge(&["a"], &told_of_new(1)), [Outcome::Created]);
+
+    let outcomes = merge(&["a", "b", &too_long, "c"], &told_of_new(1));
+
+    assert_eq!(outcomes[..2], [Outcome::Unchanged, Outcome::Created]);
+    assert!(matches!(outcomes[2], Outcome::Rejected(_)), "{outcomes:?}");
+    assert_eq!(outcomes[3], Outcome::Created);
+    assert_eq!(merge(&["a", "b", "c"], &told_of_new(1)), [Outcome::Unchanged, Outcome::Unchanged, Outcome::Unchanged]);
+    assert_eq!(server.connect().number("SELECT count(*) FROM evaluation_events"), 3);
 }
 
 #[test]
