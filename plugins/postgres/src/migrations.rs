@@ -163,9 +163,12 @@ async fn version(session: &Session, tables: &Tables) -> Result<i32, Failure> {
 }
 
 async fn exists(session: &Session, tables: &Tables, table: &str) -> Result<bool, Failure> {
-    // A schema that does not exist has no tables; `to_regclass` says so without an error.
-    let query = tables.query("SELECT to_regclass($1) IS NOT NULL", &[Type::TEXT]);
-    let rows = session.query(&query, &[&tables.qualified(table)]).await?;
+    // Read from the catalog itself: `to_regclass` may go by what this connection knew before it had the advisory lock.
+    let query = tables.query(
+        "SELECT EXISTS (SELECT FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = $1 AND relname = $2)",
+        &[Type::TEXT, Type::TEXT],
+    );
+    let rows = session.query(&query, &[&tables.schema(), &tables.plain(table)]).await?;
     Ok(rows.first().is_some_and(|row| row.get(0)))
 }
 

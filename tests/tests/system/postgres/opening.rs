@@ -99,6 +99,23 @@ fn tables_of_others_and_of_an_older_migration_are_left_alone() {
     assert_eq!(kind, ErrorKind::Configuration);
 }
 
+/// One that found no tables, and then waited for who made them, did not see them.
+#[test]
+fn workers_that_start_at_once_on_an_empty_database_all_open() {
+    const STARTING: usize = 6;
+    let (server, cache) = (PostgresServer::start(), tempfile::tempdir().expect("make a temporary directory"));
+    for round in 0..8 {
+        let options = json!({"table_prefix": format!("of_{round}_")});
+        std::thread::scope(|scope| {
+            let opening: Vec<_> =
+                (0..STARTING).map(|_| scope.spawn(|| open(&server, cache.path(), &options).map(drop))).collect();
+            for opened in opening {
+                opened.join().expect("no panic").expect("it opens");
+            }
+        });
+    }
+}
+
 #[test]
 fn any_name_will_do_and_long_columns_are_compressed_by_lz4() {
     let server = PostgresServer::start();
