@@ -12,6 +12,15 @@ const SOON: Duration = Duration::from_secs(60);
 /// Events that are added while something is to be noticed.
 const A_FEW: usize = 200;
 
+/// What a kill of worker and PostgreSQL came between.
+#[derive(Clone, Copy, Debug)]
+pub struct KilledBetween {
+    /// Events that were confirmed for the first time before it.
+    pub confirmed: usize,
+    /// Entries that the worker had taken and not acknowledged.
+    pub in_hand: usize,
+}
+
 impl Run {
     /// Publishes so many events, and does what is planned while workers store them.
     pub fn go_through(&mut self, planned: &Planned, events: usize) {
@@ -31,11 +40,11 @@ impl Run {
     }
 
     /// When everything is stored publishes so many events more, and kills the first worker and PostgreSQL at once after a
-    /// confirmation. Looks for what was confirmed before anybody can store it again, and gives how many events that were.
+    /// confirmation. Looks for what was confirmed before anybody can store it again.
     ///
     /// # Panics
     /// When the run does not store in PostgreSQL.
-    pub fn kill_both_after_a_confirmation(&mut self, events: usize, delay: Duration) -> usize {
+    pub fn kill_both_after_a_confirmation(&mut self, events: usize, delay: Duration) -> KilledBetween {
         self.settle();
         self.confirmed.note_all(&self.redis);
         self.confirmed.take_new();
@@ -47,8 +56,9 @@ impl Run {
         });
         postgres.restart();
         let confirmed = self.audit();
+        let in_hand = Stream::new(&self.redis, STREAM).pending_of(GROUP, &Self::name_of(0)).len();
         self.crew.start_again(0);
-        confirmed
+        KilledBetween { confirmed, in_hand }
     }
 
     /// Asks for events, and waits until more than so many were confirmed since.

@@ -8,7 +8,7 @@
 
 pub mod confirmed;
 pub mod crew;
-mod doing;
+pub mod doing;
 pub mod faults;
 pub mod mixture;
 pub mod producer;
