@@ -165,7 +165,8 @@ async fn version(session: &Session, tables: &Tables) -> Result<i32, Failure> {
 async fn exists(session: &Session, tables: &Tables, table: &str) -> Result<bool, Failure> {
     // Read from the catalog itself: `to_regclass` may go by what this connection knew before it had the advisory lock.
     let query = tables.query(
-        "SELECT EXISTS (SELECT FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = $1 AND relname = $2)",
+        "SELECT EXISTS (SELECT FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace \
+         WHERE nspname = $1 AND relname = $2)",
         &[Type::TEXT, Type::TEXT],
     );
     let rows = session.query(&query, &[&tables.schema(), &tables.plain(table)]).await?;
@@ -201,7 +202,7 @@ async fn run_once(pool: &Pool, tables: &Tables, deadline: Instant) -> Result<(),
     let found = version(&session, tables).await?;
     if found == 0 {
         if tables.schema() != "public" {
-            session.command(&create_schema(&session, tables).await?).await?;
+            create_schema(&session, tables).await?;
         }
         check_adopted(&session, tables).await?;
         session
@@ -254,12 +255,16 @@ async fn run_optional(session: &Session, sql: &str) -> Result<(), Failure> {
 }
 
 /// Creates the schema if it is missing: asking for it needs a right that the role may not have otherwise.
-async fn create_schema(session: &Session, tables: &Tables) -> Result<String, Failure> {
+async fn create_schema(session: &Session, tables: &Tables) -> Result<(), Failure> {
     let query = tables.query("SELECT 1 FROM pg_namespace WHERE nspname = $1", &[Type::TEXT]);
-    let rows = session.query(&query, &[&tables.schema()]).await?;
-    Ok(match rows.is_empty() {
-        true => format!("CREATE SCHEMA {}", quoted(tables.schema())),
-        false => String::new(),
+    if !session.query(&query, &[&tables.schema()]).await?.is_empty() {
+        return Ok(());
+    }
+    let created = session.command(&format!("CREATE SCHEMA IF NOT EXISTS {}", quoted(tables.schema()))).await;
+    // Whoever makes tables of another prefix in it has another lock, and may be just as far.
+    created.map_err(|failure| match failure {
+        Failure::Data(error) => Failure::Conflict(error),
+        failure => failure,
     })
 }
 

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use storage_plugin_api::{Call, ErrorKind, EventStamp, Outcome, State, Status, with_items};
 use storage_worker_tests::postgres_server::PostgresServer;
 use storage_worker_tests::redis_server::{RedisServer, free_port};
@@ -104,15 +104,20 @@ fn tables_of_others_and_of_an_older_migration_are_left_alone() {
 fn workers_that_start_at_once_on_an_empty_database_all_open() {
     const STARTING: usize = 6;
     let (server, cache) = (PostgresServer::start(), tempfile::tempdir().expect("make a temporary directory"));
-    for round in 0..8 {
-        let options = json!({"table_prefix": format!("of_{round}_")});
+    let start = |options: &dyn Fn(usize) -> Value| {
+        let options: Vec<Value> = (0..STARTING).map(options).collect();
         std::thread::scope(|scope| {
             let opening: Vec<_> =
-                (0..STARTING).map(|_| scope.spawn(|| open(&server, cache.path(), &options).map(drop))).collect();
+                options.iter().map(|options| scope.spawn(|| open(&server, cache.path(), options).map(drop))).collect();
             for opened in opening {
                 opened.join().expect("no panic").expect("it opens");
             }
         });
+    };
+    for round in 0..8 {
+        start(&|_| json!({"table_prefix": format!("of_{round}_")}));
+        // The schema is everybody's, the tables are not.
+        start(&|number| json!({"schema": format!("made_{round}"), "table_prefix": format!("of_{number}_")}));
     }
 }
 
