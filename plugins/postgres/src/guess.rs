@@ -1,8 +1,9 @@
 //! Guesses that all evaluations of a batch are new, so that it is inserted without looking first whether they are there.
 //!
 //! A wrong guess does no harm: the insert leaves the row of another alone, and that evaluation is merged in a second
-//! transaction. That costs more than looking, so a wrong guess is followed by a while without any: where two kinds of
-//! events carry the code, or events are replayed, hardly any batch is guessed about.
+//! transaction. That costs more than looking, and may meet others who hold the row, so a wrong guess is followed by a
+//! while without any, the longer the more there were in a row: where two kinds of events carry the code, or events are
+//! replayed, hardly any batch is guessed about.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,13 +11,23 @@ use storage_plugin_api::names;
 
 use crate::joined::Group;
 
-/// So many batches that could be guessed about are looked up after a guess that did not go well.
+/// So many batches that could be guessed about are looked up after a guess that did not go well, and twice as many after
+/// each further one, up to the longest pause.
 const PAUSE: u32 = 64;
+const LONGEST_PAUSE: u32 = 4096;
 
 /// What is known of the last guesses.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Guess {
+    /// Batches that are still to be looked up.
     pause: AtomicU32,
+    next_pause: AtomicU32,
+}
+
+impl Default for Guess {
+    fn default() -> Self {
+        Self { pause: AtomicU32::new(0), next_pause: AtomicU32::new(PAUSE) }
+    }
 }
 
 impl Guess {
@@ -26,12 +37,19 @@ impl Guess {
             let one_less = |left: u32| left.checked_sub(1);
             self.pause.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
         };
-        groups.iter().all(seems_new) && !is_paused()
+        !groups.is_empty() && groups.iter().all(seems_new) && !is_paused()
     }
 
-    /// Learns that something was there already, or that the transaction failed: to look is safer for a while.
-    pub(crate) fn did_not_go_well(&self) {
-        self.pause.store(PAUSE, Ordering::Relaxed);
+    /// Learns what became of a guess. Where something was there already, or the transaction failed, to look is safer for a
+    /// while.
+    pub(crate) fn learn(&self, went_well: bool) {
+        if went_well {
+            self.next_pause.store(PAUSE, Ordering::Relaxed);
+            return;
+        }
+        let pause = self.next_pause.load(Ordering::Relaxed);
+        self.pause.store(pause, Ordering::Relaxed);
+        self.next_pause.store((pause * 2).min(LONGEST_PAUSE), Ordering::Relaxed);
     }
 }
 
@@ -60,11 +78,17 @@ mod tests {
             assert!(guess.all_new(&groups[..2]));
             assert!(!guess.all_new(&groups));
 
-            guess.did_not_go_well();
-            for _ in 0..PAUSE {
-                assert!(!guess.all_new(&groups[..2]));
-            }
-            assert!(guess.all_new(&groups[..2]));
+            assert!(!guess.all_new(&[]));
+
+            let looked_up = |guess: &Guess| (0..).take_while(|_| !guess.all_new(&groups[..2])).count();
+            let wrong_again = || {
+                guess.learn(false);
+                looked_up(&guess)
+            };
+            assert_eq!([wrong_again(), wrong_again()], [64, 128]);
+            guess.learn(true);
+            assert_eq!(wrong_again(), 64);
+            assert_eq!((0..10).map(|_| wrong_again()).last(), Some(4096));
         });
     }
 }

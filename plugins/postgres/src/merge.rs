@@ -1,5 +1,5 @@
 //! The merge: reads the ranks of a batch's ids under locks, joins in memory, and writes what won. Two round trips; one if
-//! all seem to be new, which are not looked up (`guess.rs`).
+//! all seem to be new, which are not looked up (`guess.rs`). Bodies of new rows that have a place of their own take more.
 //!
 //! Rows are locked, and then new ones inserted, in the order of their ids' bytes, so that transactions wait for each other
 //! in one direction. That is not quite so for an id which is there though we did not find it, or did not look: its insert
@@ -87,8 +87,8 @@ async fn merge_part(
         let round = merge_once(means, call, left, guesses).await;
         // Whatever goes wrong under a guess is looked up.
         let guessed = std::mem::take(&mut guesses);
-        if guessed && !round.as_ref().is_ok_and(|round| round.raced.is_empty()) {
-            means.guess.did_not_go_well();
+        if guessed {
+            means.guess.learn(round.as_ref().is_ok_and(|round| round.raced.is_empty()));
         }
         match round {
             Ok(Round { settled, raced }) => {
@@ -113,7 +113,7 @@ async fn merge_part(
 
 struct Round<'a> {
     settled: Done,
-    /// Ids that were there although they were not found, or not looked up.
+    /// Ids that are to be looked up: they were there although they were not found, or were not looked up and not written.
     raced: BTreeSet<&'a str>,
 }
 
@@ -147,6 +147,7 @@ async fn in_transaction<'a>(
     let mut writes = Writes::default();
     let mut settled = Vec::with_capacity(groups.len());
     let mut created: Vec<(&Group<'a>, Joined)> = Vec::new();
+    let mut unseen = BTreeSet::new();
     for group in groups {
         if let Some(error) = unreadable.get(group.id) {
             settled.extend(group.items.iter().map(|(place, _)| (*place, Answer::rejected(error.clone()))));
@@ -154,7 +155,11 @@ async fn in_transaction<'a>(
         }
         let mut joined = join(stored.remove(group.id), group);
         if !joined.is_changed {
-            settle(&mut settled, group, joined);
+            // That nothing of it can be stored is only known of what is there.
+            match guesses {
+                true => drop(unseen.insert(group.id)),
+                false => settle(&mut settled, group, joined),
+            }
             continue;
         }
         let state = std::mem::take(&mut joined.state);
@@ -169,7 +174,7 @@ async fn in_transaction<'a>(
             }
         }
     }
-    let raced = match (writes.is_empty(), guesses) {
+    let mut raced = match (writes.is_empty(), guesses) {
         (true, true) => BTreeSet::new(),
         (true, false) => {
             session.command("COMMIT").await?;
@@ -183,6 +188,7 @@ async fn in_transaction<'a>(
             settle(&mut settled, group, joined);
         }
     }
+    raced.append(&mut unseen);
     Ok(Round { settled, raced })
 }
 
