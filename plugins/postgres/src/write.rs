@@ -1,4 +1,4 @@
-//! Collects what a batch writes, as arrays for the statements in `tables.rs`, and sends it all at once.
+//! Collects what a batch writes, as arrays for the statements in `statements.rs`, and sends it all at once.
 //!
 //! The order of the statements is that in which they depend on each other; none waits for the answer of another.
 
