@@ -1,6 +1,7 @@
 //! A private Redis on 127.0.0.1, on a port of its own, with its data in a temporary directory.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -135,10 +136,16 @@ impl RedisServer {
             answers = self.try_connect().and_then(ping).is_ok();
             answers || !process.is_running()
         });
+        // Who answered may be another that has the port.
+        answers = answers && process.is_running();
         self.process = answers.then_some(process);
         answers
     }
 }
+
+/// Ports that no system gives to connections and to whoever asks for any port: while a server of ours is away nobody else
+/// gets its port but by a draw of the same.
+const PORTS: Range<u16> = 10_000..32_000;
 
 /// A port that nobody listens on at this moment.
 ///
@@ -146,6 +153,7 @@ impl RedisServer {
 /// When the machine has none.
 #[must_use]
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind a free port on 127.0.0.1");
-    listener.local_addr().expect("a bound socket has an address").port()
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let drawn = std::iter::repeat_with(|| fastrand::u16(PORTS));
+    drawn.take(1000).find(is_free).expect("one of a thousand ports is free")
 }
