@@ -11,6 +11,10 @@ use crate::wait::eventually;
 const SOON: Duration = Duration::from_secs(60);
 /// Events that are added while something is to be noticed.
 const A_FEW: usize = 200;
+/// Events that keep a worker busy until it is killed.
+const MANY: usize = 1000;
+/// So often a worker is killed until it had something in hand.
+const TRIES: usize = 10;
 
 /// What a kill of worker and PostgreSQL came between.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +60,7 @@ impl Run {
         });
         postgres.restart();
         let confirmed = self.audit();
-        let in_hand = Stream::new(&self.redis, STREAM).pending_of(GROUP, &Self::name_of(0)).len();
+        let in_hand = self.in_hand_of(0);
         self.crew.start_again(0);
         KilledBetween { confirmed, in_hand }
     }
@@ -70,13 +74,26 @@ impl Run {
         std::thread::sleep(delay);
     }
 
+    /// Again if it had nothing in hand, which would be no fault.
     fn kill_worker(&mut self, victim: usize, audited: bool) {
-        self.crew.look();
-        self.crew.kill(victim);
-        if audited {
-            self.audit();
+        for _ in 0..TRIES {
+            self.crew.look();
+            self.crew.kill(victim);
+            if audited {
+                self.audit();
+            }
+            let in_hand = self.in_hand_of(victim);
+            self.crew.start_again(victim);
+            if in_hand > 0 {
+                break;
+            }
+            self.begin(MANY, 0, Duration::ZERO);
         }
-        self.crew.start_again(victim);
+    }
+
+    /// Entries that a worker has taken and not acknowledged.
+    fn in_hand_of(&self, place: usize) -> usize {
+        Stream::new(&self.redis, STREAM).pending_of(GROUP, &Self::name_of(place)).len()
     }
 
     /// The others take over what it has in hand, and it then goes on with the same. Nobody else is there for a while, so
