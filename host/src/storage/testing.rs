@@ -240,7 +240,7 @@ pub(crate) fn quick() -> Config {
         open_retry_max: Duration::from_millis(5),
         call_timeout: Duration::from_secs(5),
         close_timeout: Duration::from_secs(2),
-        breaker: BreakerConfig { failures: 3, open_for: Duration::from_millis(20), ..BreakerConfig::default() },
+        breaker: BreakerConfig { failures: 3, open_for: Duration::from_millis(250), ..BreakerConfig::default() },
         ..Config::default()
     }
 }

@@ -9,7 +9,7 @@ use storage_worker_tests::redis_server::RedisServer;
 use storage_worker_tests::wait::eventually;
 use storage_worker_tests::worker::Setup;
 
-use super::{assert_stored, refused, reloaded};
+use super::{assert_stored, refused, reloaded, wait_for_log};
 use crate::SOON;
 
 /// Files kept by a plugin that this test may overwrite.
@@ -62,6 +62,7 @@ fn a_new_build_takes_over_what_only_one_may_open_and_nothing_is_lost() {
     eventually(SOON, "every event to be confirmed", || received.is_subset(&confirmations.events()));
     assert_stored(&worker, &received);
     assert_eq!(worker.http().metric("storage_worker_plugins_loaded", &[]), 4.0);
+    wait_for_log(&worker, "plugin loaded", 4);
     let loaded = worker.log().all("plugin loaded");
     let hashes: std::collections::BTreeSet<String> = loaded.iter().map(|entry| entry["sha256"].to_string()).collect();
     assert_eq!((loaded.len(), hashes.len()), (4, 4));

@@ -94,11 +94,13 @@ fn what_comes_into_a_fallback_during_a_change_undoes_it() {
     let redis = RedisServer::start();
     let setup = composite(&redis);
     let other = setup.path("other").display().to_string();
+    let opens_late = setup.path("opens-late");
+    std::fs::write(&opens_late, "").expect("write a file");
     let setup = setup
         .set("backends.slow.plugin", "switch")
         .set("backends.slow.children.inner", "second")
         .set("backends.slow.options.away_while", other)
-        .set("backends.slow.options.open_slow_ms", 3000);
+        .set("backends.slow.options.open_waits_while", opens_late.display().to_string());
     let worker = setup.start();
     let confirmations = Confirmations::listen(&redis);
     let mut publisher = Publisher::new(&redis);
@@ -114,6 +116,7 @@ fn what_comes_into_a_fallback_during_a_change_undoes_it() {
         publisher.publish(&[queued("meanwhile-1")]);
         let confirmation = confirmations.wait_for(1, SOON).remove(0);
         assert_eq!(confirmation.text("backend"), "disk", "{confirmation:?}");
+        std::fs::remove_file(&opens_late).expect("there is a file");
         reload.join().expect("it is answered")
     });
 

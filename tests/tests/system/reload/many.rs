@@ -62,7 +62,7 @@ fn next(setup: Setup, round: usize) -> Round {
 fn every_tree(redis: &RedisServer, silent: &TcpListener, hang_seconds: i64) -> Setup {
     let address = silent.local_addr().expect("it is bound");
     let setup = two_stores(redis)
-        .set("storage.open_timeout", "500ms")
+        .set("storage.open_timeout", "2s")
         .set("storage.call_timeout", "5s")
         .set("backends.hot.plugin", "memory")
         .set("backends.hot.options.evict", true)
@@ -131,8 +131,10 @@ fn assert_generation(
     assert_eq!(super::generation(worker), generation);
     let metric = worker.http().metric("storage_worker_generation", &[]);
     assert!((metric - generation as f64).abs() < 0.5, "{metric} in the metrics, {generation} in force");
-    let opened = worker.log().all("storage.opened").pop().expect("storage was opened");
-    assert_eq!((&opened["generation"], &opened["backend"]), (&generation.into(), &root.into()));
+    eventually(SOON, "the log to say so", || {
+        let opened = worker.log().all("storage.opened").pop().expect("storage was opened");
+        (&opened["generation"], &opened["backend"]) == (&generation.into(), &root.into())
+    });
     let id = format!("probe-{round}");
     publisher.publish(&[queued(&id)]);
     let body = eventually_some(SOON, "the confirmation of a probe", || confirmed.take(&id));
@@ -147,7 +149,7 @@ fn many_changes_under_load_lose_nothing_and_leave_nothing_behind() {
     let (rounds, is_long) = (rounds(), rounds() > 30);
     let redis = RedisServer::start();
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let mut setup = every_tree(&redis, &silent, if is_long { 30 } else { 3 });
+    let mut setup = every_tree(&redis, &silent, if is_long { 30 } else { 8 });
     let worker = setup.start();
     let listener = Confirmations::listen(&redis);
     let mut confirmed = Confirmed { listener, events: BTreeSet::new(), generations: BTreeSet::new() };
@@ -185,7 +187,7 @@ fn many_changes_under_load_lose_nothing_and_leave_nothing_behind() {
     println!("{rounds} reloads, {} events, longest {longest:?}; threads and MiB: {shown:?}", received.len());
     let most = |part: &[(usize, u64)]| part.iter().map(|(threads, _)| *threads).max().expect("there are rounds");
     let (early, late) = left.split_at(rounds / 2);
-    assert!(most(late) <= most(early) + 2, "threads: {left:?}");
+    assert!(most(late) <= most(early) + 6, "threads: {left:?}");
     let grown = late.last().expect("there are rounds").1.saturating_sub(early.last().expect("there are rounds").1);
     assert!(grown < 48, "the second half took {grown} MiB more: {left:?}");
     eventually(Duration::from_secs(60), "what hung to be gone", || threads(&worker) <= left[0].0 + 1);

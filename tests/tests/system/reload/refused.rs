@@ -71,21 +71,23 @@ fn wrong_configuration_changes_nothing_and_every_reason_is_told_all_three_ways()
 #[test]
 fn a_plugin_that_hangs_in_open_is_left_behind_once_and_then_not_tried() {
     let redis = RedisServer::start();
-    let setup = two_stores(&redis).set("storage.open_timeout", "500ms");
+    let setup = two_stores(&redis);
     let worker = setup.start();
 
-    let mut setup = with_hostile(setup.set("storage.backend", "hostile"), "open", "hang");
+    let setup = setup.set("storage.backend", "hostile").set("storage.open_timeout", "500ms");
+    let mut setup = with_hostile(setup, "open", "hang");
     refused(&setup, &worker, 1, "did not return within 500ms");
     let before = threads(&worker);
     refused(&setup, &worker, 1, "has not returned yet from an earlier attempt");
     // Whatever the options, it is the same plugin.
     setup = setup.set("backends.hostile.options.durable", true);
     refused(&setup, &worker, 1, "has not returned yet from an earlier attempt");
-    assert!(threads(&worker) <= before, "a second attempt costs no thread");
+    // What answers requests may have become more, for ten seconds.
+    eventually(SOON, "a second attempt to cost no thread", || threads(&worker) <= before);
 
     assert_eq!(logged(&worker, HOSTILE_OPENS), 1, "{}", worker.log());
     assert_stores(&redis, &worker, "still-1");
-    setup = setup.set("storage.backend", "second");
+    setup = setup.set("storage.backend", "second").set("storage.open_timeout", "30s");
     let answer = reloaded(&setup, &worker);
     assert_eq!(answer["generation"], 2);
 }
@@ -93,9 +95,10 @@ fn a_plugin_that_hangs_in_open_is_left_behind_once_and_then_not_tried() {
 #[test]
 fn a_new_backend_is_tried_out_before_anything_is_merged_into_it() {
     let redis = RedisServer::start();
-    let setup = two_stores(&redis).set("storage.open_timeout", "500ms").set("storage.call_timeout", "1s");
+    let setup = two_stores(&redis);
     let worker = setup.start();
-    let mut setup = setup.set("storage.backend", "hostile");
+    let mut setup =
+        setup.set("storage.backend", "hostile").set("storage.open_timeout", "500ms").set("storage.call_timeout", "1s");
 
     for (call, way, code, reason) in [
         ("open", "configuration", 1, "hostile in `open`"),
@@ -139,7 +142,7 @@ fn a_plugin_that_hangs_where_it_is_tried_out_or_closed_costs_one_thread() {
     setup = setup.set("storage.backend", "main");
     let answer = reloaded(&setup, &worker);
     assert_eq!(answer["closed"][0], "hostile");
-    assert_eq!(logged(&worker, "storage.close_failed"), 1, "{}", worker.log());
+    wait_for_log(&worker, "storage.close_failed", 1);
     setup = setup.set("storage.backend", "hostile");
     refused(&setup, &worker, 1, "has not returned yet from an earlier attempt to open or close a backend");
     assert_stores(&redis, &worker, "still-1");
@@ -194,7 +197,7 @@ fn a_reload_against_a_backend_that_is_away_ends_at_its_deadline() {
 #[test]
 fn more_reloads_than_may_wait_are_refused_and_the_others_have_their_turn() {
     let redis = RedisServer::start();
-    let setup = two_stores(&redis).set("storage.open_timeout", "2s");
+    let setup = two_stores(&redis).set("storage.open_timeout", "10s");
     let worker = setup.start();
     let setup = with_hostile(setup.set("storage.backend", "hostile"), "open", "hang");
     setup.write();

@@ -72,7 +72,7 @@ fn a_backend_that_only_one_may_open_is_handed_over_to_itself() {
 #[test]
 fn a_hand_over_that_fails_is_undone_before_it_is_answered() {
     let redis = RedisServer::start();
-    let mut setup = Setup::new(&redis.url(), "file").set("storage.open_timeout", "500ms");
+    let mut setup = Setup::new(&redis.url(), "file");
     let worker = setup.start();
     let confirmations = Confirmations::listen(&redis);
     let mut load = Load::start(&redis, 23, 500);
@@ -89,10 +89,12 @@ fn a_hand_over_that_fails_is_undone_before_it_is_answered() {
 
     let mut setup = with_hostile(Setup::new(&redis.url(), "file"), "open", "behave")
         .set("backends.hostile.options.exclusive", true)
-        .set("storage.backend", "hostile")
-        .set("storage.open_timeout", "500ms");
+        .set("storage.backend", "hostile");
     let worker = setup.start();
-    setup = setup.set("backends.hostile.options.open", "hang").set("backends.hostile.options.hang_seconds", 60);
+    setup = setup
+        .set("storage.open_timeout", "500ms")
+        .set("backends.hostile.options.open", "hang")
+        .set("backends.hostile.options.hang_seconds", 60);
     refused(&setup, &worker, 1, "did not return within 500ms");
     assert!(worker.is_ready(), "{}", worker.log());
     confirmations.take();
