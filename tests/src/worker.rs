@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -18,6 +18,8 @@ use crate::wait::{eventually, eventually_some};
 
 /// How long a worker may take until it says where it listens, and is ready.
 const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long a line of its log may be on its way.
+const TOLD_LIMIT: Duration = Duration::from_secs(20);
 
 /// A directory with a configuration, from which workers are started, one after the other or side by side.
 #[derive(Debug)]
@@ -122,7 +124,9 @@ impl Setup {
     #[must_use]
     pub fn dead_letters(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.path("dead-letters.jsonl")).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).expect("a dead letter is one line of JSON")).collect()
+        // The end of what is being written may not be there yet.
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        whole.map(|line| serde_json::from_str(line).expect("a dead letter is one line of JSON")).collect()
     }
 
     /// Starts a worker, and waits until it is ready.
@@ -243,6 +247,23 @@ impl Worker {
     #[must_use]
     pub fn log(&self) -> &Log {
         &self.log
+    }
+
+    /// The first entry of an event in its log, waited for: what it did before may be seen sooner than its line is read.
+    ///
+    /// # Panics
+    /// When it does not say so in time; its log is shown.
+    #[must_use]
+    #[track_caller]
+    pub fn told(&self, event: &str) -> Value {
+        let start = Instant::now();
+        loop {
+            match self.log.find(event) {
+                Some(entry) => return entry,
+                None if start.elapsed() < TOLD_LIMIT => std::thread::sleep(Duration::from_millis(10)),
+                None => panic!("the log does not tell `{event}`:\n{}", self.log),
+            }
+        }
     }
 
     /// Its process id; under a tracer, the tracer's.

@@ -203,8 +203,8 @@ fn an_asynchronous_merge_that_takes_too_long_is_given_up_and_tried_again() {
     author.publish(&[queued("slow")]);
 
     eventually(SOON, "the merge to be tried again", || failures(&worker, "unavailable") >= 2.0);
-    let told = worker.log().lines().iter().any(|line| line.contains("no answer within"));
-    assert!(told, "the reason is in the log:\n{}", worker.log());
+    let is_told = || worker.log().lines().iter().any(|line| line.contains("no answer within"));
+    eventually(SOON, "the reason to be in the log", is_told);
     assert_eq!(worker.http().get("/evaluations/slow").status, 503);
     assert_waits(&author, &mut worker);
 }

@@ -196,7 +196,7 @@ fn a_plugin_logs_into_the_log_of_the_worker_under_its_instance() {
     let redis = RedisServer::start();
     let worker = hostile(&redis.url(), "get", "behave").start();
 
-    let entry = worker.log().find("hostile plugin opens").expect("the plugin's line is in the log");
+    let entry = worker.told("hostile plugin opens");
 
     assert_eq!(entry["backend"], "main");
     assert_eq!(entry["level"], "info");

@@ -44,14 +44,16 @@ fn a_second_signal_ends_the_worker_at_once() {
     redis.pause();
 
     worker.signal(rustix::process::Signal::TERM);
-    std::thread::sleep(Duration::from_millis(300));
+    // Two that come before it looks are one.
+    let _ = worker.told("storage_worker.stopping");
     let asked_again = Instant::now();
     if worker.is_running() {
         worker.signal(rustix::process::Signal::TERM);
     }
     worker.wait(SOON);
 
-    assert!(asked_again.elapsed() < Duration::from_secs(2), "it took {:?}", asked_again.elapsed());
+    // A drain takes 25 s.
+    assert!(asked_again.elapsed() < Duration::from_secs(10), "it took {:?}", asked_again.elapsed());
     redis.resume();
 }
 
@@ -64,7 +66,7 @@ fn a_worker_without_work_ends_quickly() {
     let (status, log) = worker.terminate(SOON);
 
     assert_eq!(status.code(), Some(0), "{log}");
-    assert!(start.elapsed() < Duration::from_secs(2), "it took {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(10), "it took {:?}", start.elapsed());
 }
 
 /// Every event is in the history of its evaluation.

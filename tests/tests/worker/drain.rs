@@ -51,7 +51,7 @@ fn a_drain_ends_at_its_deadline_and_tells_what_is_left() {
     let start = Instant::now();
     let left = fixture.drain(Duration::from_millis(300));
 
-    assert!((Duration::from_millis(300)..Duration::from_secs(2)).contains(&start.elapsed()), "{:?}", start.elapsed());
+    assert!((Duration::from_millis(300)..Duration::from_secs(8)).contains(&start.elapsed()), "{:?}", start.elapsed());
     assert_eq!((left.deliveries, left.confirmations), (3, 0));
     assert!(fixture.worker.status().draining);
 }
@@ -66,5 +66,5 @@ fn a_worker_without_redis_drains_at_once() {
     let left = fixture.drain(SOON);
 
     assert!(left.is_nothing());
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
 }

@@ -11,6 +11,7 @@ use storage_plugin_api::Error;
 use storage_worker::worker::config::Config;
 use storage_worker_tests::publisher::Publisher;
 use storage_worker_tests::second_model::Sent;
+use storage_worker_tests::wait::eventually;
 
 use crate::fixture::{Fixture, SOON, config, queued};
 use crate::scripted::Scripted;
@@ -41,8 +42,10 @@ fn what_is_no_event_becomes_a_dead_letter_with_its_bytes() {
     );
     assert_eq!(letters[1]["payload_base64"], "//4=");
     assert!(letters.iter().all(|letter| letter["channel"] == "evaluation:queued"));
+    // A letter is counted before its place in the queue is free.
+    eventually(SOON, "nothing to be held", || fixture.worker.status().queue_events == 0);
     let status = fixture.worker.status();
-    assert_eq!((status.events_rejected, status.events_processed, status.queue_events), (3, 1, 0));
+    assert_eq!((status.events_rejected, status.events_processed), (3, 1));
     assert_eq!(fixture.confirmations.count(), 1);
 }
 
@@ -60,7 +63,7 @@ fn a_dead_letter_is_held_while_the_disk_is_full() {
     std::fs::remove_file(fixture.dead_letters_path()).expect("remove the link");
 
     assert_eq!(fixture.wait_for_dead_letters(1).len(), 1);
-    assert_eq!(fixture.worker.status().queue_events, 0);
+    eventually(SOON, "nothing to be held", || fixture.worker.status().queue_events == 0);
 }
 
 /// The lanes hold what a backend does not take, so the source is not read and memory stays bounded.

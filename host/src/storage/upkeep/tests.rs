@@ -179,7 +179,7 @@ fn what_a_merge_under_way_has_told_only_one_of_the_two_is_no_difference() {
     let found = std::thread::scope(|scope| {
         scope.spawn(|| {
             // It stands still for some looks before the merge is through.
-            sleep(Duration::from_millis(400));
+            sleep(Duration::from_millis(200));
             b.insert(&id(1), state(1, Some(Status::Completed)));
             b.insert(&id(2), state(1, None));
         });

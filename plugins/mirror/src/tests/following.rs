@@ -122,7 +122,7 @@ fn what_was_set_aside_is_waited_for_by_nobody() {
         let (id, started) = (format!("later-{number}"), std::time::Instant::now());
         tree.merge(&id, &event(2, Status::Queued));
         eventually("what comes later", || lock(&tree.shadow().states).contains_key(&id));
-        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
         std::thread::sleep(Duration::from_millis(100));
     }
 }

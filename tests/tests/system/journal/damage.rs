@@ -56,8 +56,7 @@ fn a_torn_tail_and_a_flipped_byte_cost_the_entries_that_they_hit_and_are_told() 
     let left = (0..EVENTS).filter(|number| !lost.contains(number));
     confirmations.wait_for(usize::try_from(EVENTS).expect("few") - 2, SOON);
     assert_eq!(confirmations.events(), ids(left));
-    let damaged = worker.log().find("the journal is damaged, about so many entries are lost; look at the disk");
-    let damaged = damaged.unwrap_or_else(|| panic!("the damage is told: {}", worker.log()));
+    let damaged = worker.told("the journal is damaged, about so many entries are lost; look at the disk");
     assert_eq!((&damaged["level"], &damaged["entries"]), (&json!("error"), &json!(1)), "{damaged}");
     let told = worker.log().entries();
     let torn = told.iter().find(|entry| entry["event"].as_str().is_some_and(|event| event.contains("is cut off")));

@@ -93,7 +93,7 @@ fn what_had_arrived_is_stored_though_storage_was_away_and_the_worker_was_killed_
 #[test]
 fn what_a_drain_has_no_time_for_stays_in_the_journal() {
     let redis = RedisServer::start();
-    let setup = setup(&redis).set("worker.drain_timeout", "300ms");
+    let setup = setup(&redis).set("worker.drain_timeout", "3s");
     take_storage_away(&setup);
     let worker = setup.start_unready();
     wait_until_subscribed(&redis, &worker);

@@ -80,7 +80,7 @@ fn assert_held_until(redis: &RedisServer, worker: &Worker, says: &str, mend: imp
     mend();
     eventually(SOON, "the letter to be written", || lines(redis, LETTERS).len() == 1);
     eventually(SOON, "the entry to be acknowledged", || events.pending("storage-worker") == 0);
-    assert!(worker.log().find("dead letters are written again").is_some());
+    let _ = worker.told("dead letters are written again");
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn a_key_of_another_type_holds_the_letters() {
     let command = |words: &[&str]| cmd(words[0]).arg(&words[1..]).exec(&mut redis.connect()).expect("ask Redis");
     command(&["SET", LETTERS, "a text"]);
     let worker = setup(&redis, "memory").start();
-    let warned = worker.log().find("dead letters could not be written, if there were any").expect("it says so early");
+    let warned = worker.told("dead letters could not be written, if there were any");
     assert!(warned["error"].as_str().is_some_and(|error| error.contains("`dead_letters.stream`")), "{warned}");
 
     Stream::new(&redis, EVENTS).add(&[bad("a")]);
@@ -120,7 +120,7 @@ fn a_letter_that_is_larger_than_the_bound_costs_no_other() {
     );
     assert_eq!(worker.http().metric("storage_worker_dead_letters_dropped_total", &[]), 1.0);
     let told = "a dead letter is larger than `dead_letters.max_bytes`, it is dropped to make room";
-    assert!(worker.log().find(told).is_some(), "{}", worker.log());
+    let _ = worker.told(told);
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn a_worker_that_is_killed_in_the_middle_of_a_retry_loses_no_letter() {
             .set("backends.main.children.inner", "files")
             .set(
                 "backends.main.options",
-                toml::Table::from_iter([("away_while".to_owned(), away.into()), ("slow_ms".to_owned(), 700.into())]),
+                toml::Table::from_iter([("away_while".to_owned(), away.into()), ("slow_ms".to_owned(), 1500.into())]),
             )
             .set("backends.files.plugin", "file")
             .set("backends.files.options.path", data)

@@ -53,8 +53,8 @@ fn an_entry_that_was_delivered_often_is_stored_alone_and_is_no_dead_letter() {
     wait_until_settled(&mut stream);
     assert_all_stored(&worker, &events);
     assert_eq!(setup.dead_letters().len(), 1);
-    let told = worker.log().find("entries were delivered often and not settled, each is merged alone");
-    assert!(told.is_some_and(|entry| entry["deliveries"].as_u64() > Some(500)));
+    let told = worker.told("entries were delivered often and not settled, each is merged alone");
+    assert!(told["deliveries"].as_u64() > Some(500), "{told}");
 }
 
 #[test]
