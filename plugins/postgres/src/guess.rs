@@ -88,7 +88,7 @@ mod tests {
             assert_eq!([wrong_again(), wrong_again()], [64, 128]);
             guess.learn(true);
             assert_eq!(wrong_again(), 64);
-            assert_eq!((0..10).map(|_| wrong_again()).last(), Some(4096));
+            assert_eq!((0..10).map(|_| wrong_again()).max(), Some(4096));
         });
     }
 }
