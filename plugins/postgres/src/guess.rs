@@ -40,16 +40,18 @@ impl Guess {
         !groups.is_empty() && groups.iter().all(seems_new) && !is_paused()
     }
 
-    /// Learns what became of a guess. Where something was there already, or the transaction failed, to look is safer for a
-    /// while.
+    /// Learns what became of a guess. Where something was there already, or somebody in the way, or not all could be stored,
+    /// to look is better for a while.
     pub(crate) fn learn(&self, went_well: bool) {
         if went_well {
             self.next_pause.store(PAUSE, Ordering::Relaxed);
             return;
         }
         let pause = self.next_pause.load(Ordering::Relaxed);
-        self.pause.store(pause, Ordering::Relaxed);
-        self.next_pause.store((pause * 2).min(LONGEST_PAUSE), Ordering::Relaxed);
+        // Of several that were made at once the first one counts.
+        if self.pause.compare_exchange(0, pause, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.next_pause.store((pause * 2).min(LONGEST_PAUSE), Ordering::Relaxed);
+        }
     }
 }
 
@@ -82,6 +84,7 @@ mod tests {
 
             let looked_up = |guess: &Guess| (0..).take_while(|_| !guess.all_new(&groups[..2])).count();
             let wrong_again = || {
+                guess.learn(false);
                 guess.learn(false);
                 looked_up(&guess)
             };

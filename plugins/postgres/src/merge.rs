@@ -87,26 +87,31 @@ async fn merge_part(
         let round = merge_once(means, call, left, guesses).await;
         // Whatever goes wrong under a guess is looked up.
         let guessed = std::mem::take(&mut guesses);
-        if guessed {
-            means.guess.learn(round.as_ref().is_ok_and(|round| round.raced.is_empty()));
+        match &round {
+            Ok(round) if guessed => means.guess.learn(round.raced.is_empty()),
+            Err(Failure::Conflict(_) | Failure::Data(_)) if guessed => means.guess.learn(false),
+            _ => {}
         }
-        match round {
+        let in_the_way = match round {
             Ok(Round { settled, raced }) => {
                 done.extend(settled);
                 left.retain(|group| raced.contains(group.id));
-            }
-            Err(Failure::Conflict(error)) => {
-                if call.remaining() < pause + TOO_LATE {
-                    return Err(Failure::Conflict(error));
+                if guessed || left.is_empty() {
+                    continue;
                 }
-                debug!(error = error.message, "merging again after a conflict");
-                // Of two that met, one should be through before the other comes again.
-                tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
-                pause = (pause * 2).min(Duration::from_millis(200));
+                Error::unavailable("evaluations that are not there were not inserted: another transaction, or a rule")
             }
-            Err(Failure::Data(_)) if guessed => {}
+            Err(Failure::Conflict(error)) => error,
+            Err(Failure::Data(_)) if guessed => continue,
             Err(failure) => return Err(failure),
+        };
+        if call.remaining() < pause + TOO_LATE {
+            return Err(Failure::Conflict(in_the_way));
         }
+        debug!(error = in_the_way.message, "merging again after a conflict");
+        // Of two that met, one should be through before the other comes again.
+        tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+        pause = (pause * 2).min(Duration::from_millis(200));
     }
     Ok(())
 }

@@ -1,2 +1,2 @@
--- States of ids, locked in the order of the bytes of their ids. The lock lets rows that refer to an evaluation be written meanwhile.
+-- States of ids, locked in the order of their bytes. The lock lets rows that refer to an evaluation be written meanwhile.
 SELECT id, state FROM {evaluations} WHERE id = ANY($1) ORDER BY {id} FOR NO KEY UPDATE

@@ -1,1 +1,1 @@
-SELECT id FROM {evaluations} WHERE id = ANY($1) ORDER BY id FOR UPDATE
+SELECT id FROM {evaluations} WHERE id = ANY($1) ORDER BY {id} FOR UPDATE
