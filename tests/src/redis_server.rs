@@ -131,20 +131,23 @@ impl RedisServer {
         let mut process = Process::start(&mut command);
         let mut answers = false;
         eventually(START_LIMIT, "redis-server to answer", || {
-            // It refuses a ping while it still loads its data.
-            let ping = |mut connection| redis::cmd("PING").exec(&mut connection);
-            answers = self.try_connect().and_then(ping).is_ok();
+            // It refuses a ping while it still loads its data. Whoever else answers has the port.
+            let ask = |mut connection| {
+                redis::cmd("PING").exec(&mut connection)?;
+                redis::cmd("INFO").arg("server").query::<String>(&mut connection)
+            };
+            let ours = format!("process_id:{}", process.id());
+            let told = self.try_connect().and_then(ask);
+            answers = told.is_ok_and(|told| told.lines().any(|line| line.trim_end() == ours));
             answers || !process.is_running()
         });
-        // Who answered may be another that has the port.
-        answers = answers && process.is_running();
         self.process = answers.then_some(process);
         answers
     }
 }
 
-/// Ports that no system gives to connections and to whoever asks for any port: while a server of ours is away nobody else
-/// gets its port but by a draw of the same.
+/// Ports that Linux gives neither to connections nor to whoever asks for any port, unless it is told to: while a server of
+/// ours is away nobody else gets its port but by a draw of the same.
 const PORTS: Range<u16> = 10_000..32_000;
 
 /// A port that nobody listens on at this moment.

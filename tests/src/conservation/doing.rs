@@ -74,7 +74,7 @@ impl Run {
         std::thread::sleep(delay);
     }
 
-    /// Again if it had nothing in hand, which would be no fault.
+    /// Again while it had nothing in hand, which is no fault.
     fn kill_worker(&mut self, victim: usize, audited: bool) {
         for _ in 0..TRIES {
             self.crew.look();
@@ -85,10 +85,14 @@ impl Run {
             let in_hand = self.in_hand_of(victim);
             self.crew.start_again(victim);
             if in_hand > 0 {
-                break;
+                return;
             }
-            self.begin(MANY, 0, Duration::ZERO);
+            self.producer.ask_for(MANY);
+            eventually(SOON, "the worker to have entries in hand", || {
+                self.in_hand_of(victim) > 0 || self.producer.is_idle()
+            });
         }
+        panic!("{TRIES} kills met no entry on its way");
     }
 
     /// Entries that a worker has taken and not acknowledged.

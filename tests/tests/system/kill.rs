@@ -1,4 +1,4 @@
-//! `kill -9` while files are written: no torn file, nothing confirmed is lost, and the next start is soon at work.
+//! `kill -9` while files are written: no torn file, and nothing confirmed is lost.
 
 use std::collections::BTreeSet;
 use std::path::Path;

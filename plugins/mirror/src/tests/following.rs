@@ -118,13 +118,16 @@ fn what_was_set_aside_is_waited_for_by_nobody() {
     tree.merge("a", &event(1, Status::Queued));
     eventually("it to be set aside", || tree.detail("failing") == 1);
 
-    for number in 0..4 {
+    let took = (0..4).map(|number| {
         let (id, started) = (format!("later-{number}"), std::time::Instant::now());
         tree.merge(&id, &event(2, Status::Queued));
         eventually("what comes later", || lock(&tree.shadow().states).contains_key(&id));
-        assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
         std::thread::sleep(Duration::from_millis(100));
-    }
+        started.elapsed()
+    });
+    // One of four: a busy machine may hold up some, the error would hold up each.
+    let fastest = took.min().expect("there are four");
+    assert!(fastest < Duration::from_secs(3), "{fastest:?}");
 }
 
 /// As long as anything new was owed it was never its turn.

@@ -1,6 +1,6 @@
 //! Many changes under load, half of them refused: nothing is lost, nothing hangs, nothing is left behind.
 //!
-//! `RELOADS=300` makes it the long variant, in which a plugin hangs for 30 s instead of 3.
+//! `RELOADS=300` makes it the long variant, in which a plugin hangs for 30 s instead of 8.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
