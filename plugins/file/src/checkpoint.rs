@@ -199,7 +199,8 @@ impl Store {
     }
 
     pub(crate) fn write_file(&self, directory: &Directory, name: &str, text: &str) -> Result<()> {
-        directory.replace(name, text.as_bytes()).map_err(|cause| file_error("write", directory, name, &cause))
+        let put = self.directories.put(directory, name, text.as_bytes());
+        put.map_err(|cause| file_error("write", directory, name, &cause))
     }
 
     fn remove_evaluation(&self, id: &str) -> Result<()> {

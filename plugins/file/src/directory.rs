@@ -1,6 +1,6 @@
 //! The directories of a store, and how a file in them is read, replaced and set aside.
 //!
-//! Readers of the directory never see a half-written file: it is written under another name and renamed.
+//! Readers of a directory never see a half-written file: it is written elsewhere and moved.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -26,7 +26,8 @@ pub(crate) struct Directories {
     pub(crate) events: Directory,
     pub(crate) corrupt: Directory,
     pub(crate) blobs: Directory,
-    /// Where files are written that take the places of others once they are durable.
+    /// Where files are written before they are put in their places; those that take the places of others wait there until
+    /// they are durable.
     pub(crate) writing: Directory,
 }
 
@@ -49,6 +50,13 @@ impl Directories {
         }
         File::open(root)?.sync_all()?;
         Ok(directories)
+    }
+
+    /// Writes a file and puts it in its place in a directory. Only one thread may do so at a time.
+    pub(crate) fn put(&self, directory: &Directory, name: &str, bytes: &[u8]) -> io::Result<()> {
+        // Not beside its place: a name that comes and goes costs more where there are many.
+        self.writing.write(WRITING, bytes, false)?;
+        self.writing.move_to(WRITING, directory, name)
     }
 
     pub(crate) fn log(&self) -> PathBuf {
@@ -108,13 +116,6 @@ impl Directory {
 
     pub(crate) fn exists(&self, name: &str) -> bool {
         rustix::fs::statat(&self.handle, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok()
-    }
-
-    /// Writes a file and puts it in the place of the one of that name. Only one thread may do so at a time.
-    pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.write(WRITING, bytes, false)?;
-        rustix::fs::renameat(&self.handle, WRITING, &self.handle, name)?;
-        Ok(())
     }
 
     /// Writes a file, synced if asked or where the whole file system cannot be synced at once.

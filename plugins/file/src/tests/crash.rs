@@ -83,13 +83,16 @@ fn a_crash_while_the_files_are_written_leaves_none_torn() {
     merge_into(&store, "a", &queued("q", START));
     store.checkpoint(u64::MAX).expect("written");
 
-    // The half of a file under the name that files have before they take their place.
-    std::fs::write(directory.path().join("evaluations/.writing.tmp"), b"{\"id\":").expect("written");
+    // The half of a file where files are before they take their place, and where another version had them.
+    let halves = ["writing/.writing.tmp", "evaluations/.writing.tmp"];
+    for half in halves {
+        std::fs::write(directory.path().join(half), b"{\"id\":").expect("written");
+    }
 
     let copy = copy(directory.path());
     let backend = open(copy.path());
     assert!(get(&backend, "a").is_some_and(|found| !found.incomplete));
-    assert!(!copy.path().join("evaluations/.writing.tmp").exists());
+    assert!(halves.iter().all(|half| !copy.path().join(half).exists()));
 }
 
 #[test]
