@@ -23,6 +23,20 @@ pub struct S3Server {
     process: Process,
 }
 
+/// Azurite answers sooner than it can be told to end, and would forget what it was asked in between. So SIGTERM waits until
+/// somebody else heeds it.
+const PATIENT: &str = r#"
+process.on("SIGTERM", () => {
+    const isHeeded = () => process.listenerCount("SIGTERM") > 1;
+    if (isHeeded()) return;
+    const waiting = setInterval(() => {
+        if (!isHeeded()) return;
+        clearInterval(waiting);
+        process.emit("SIGTERM");
+    }, 10);
+});
+"#;
+
 /// What the server has said of a user of its own.
 #[derive(Clone, Debug)]
 pub struct S3User {
@@ -234,7 +248,10 @@ impl AzureServer {
 
     fn try_start(&mut self) -> bool {
         let program = find_program("node").expect("node is not installed; run `make setup`");
+        let patient = self.directory.path().join("patient.js");
+        std::fs::write(&patient, PATIENT).expect("write a file");
         let mut command = Command::new(program);
+        command.arg("--require").arg(patient);
         command.arg(installed("azurite/node_modules/azurite/dist/src/blob/main.js"));
         command.args(["--blobHost", "127.0.0.1", "--blobPort", &self.port.to_string(), "--location"]);
         command.arg(self.directory.path()).args(["--silent", "--skipApiVersionCheck", "--disableTelemetry"]);
