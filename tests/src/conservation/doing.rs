@@ -11,7 +11,7 @@ use crate::wait::eventually;
 const SOON: Duration = Duration::from_secs(60);
 /// Events that are added while something is to be noticed.
 const A_FEW: usize = 200;
-/// Events that keep a worker busy until it is killed.
+/// Events that a worker is at work on for longer than between two looks.
 const MANY: usize = 1000;
 /// So often a worker is killed until it had something in hand.
 const TRIES: usize = 10;
@@ -87,9 +87,11 @@ impl Run {
             if in_hand > 0 {
                 return;
             }
-            self.producer.ask_for(MANY);
             eventually(SOON, "the worker to have entries in hand", || {
-                self.in_hand_of(victim) > 0 || self.producer.is_idle()
+                if self.producer.is_idle() {
+                    self.producer.ask_for(MANY);
+                }
+                self.in_hand_of(victim) > 0
             });
         }
         panic!("{TRIES} kills met no entry on its way");
