@@ -44,7 +44,10 @@ impl Guess {
     /// to look is better for a while.
     pub(crate) fn learn(&self, went_well: bool) {
         if went_well {
-            self.next_pause.store(PAUSE, Ordering::Relaxed);
+            // One that was made before another went wrong says nothing of what comes after.
+            if self.pause.load(Ordering::Relaxed) == 0 {
+                self.next_pause.store(PAUSE, Ordering::Relaxed);
+            }
             return;
         }
         let pause = self.next_pause.load(Ordering::Relaxed);
@@ -91,7 +94,8 @@ mod tests {
             assert_eq!([wrong_again(), wrong_again()], [64, 128]);
             guess.learn(true);
             assert_eq!(wrong_again(), 64);
-            assert_eq!((0..10).map(|_| wrong_again()).max(), Some(4096));
+            let pauses: Vec<usize> = (0..8).map(|_| wrong_again()).collect();
+            assert_eq!(pauses, [128, 256, 512, 1024, 2048, 4096, 4096, 4096]);
         });
     }
 }

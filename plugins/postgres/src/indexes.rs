@@ -116,7 +116,7 @@ async fn build_missing(pool: &Pool, builders: &Pool, tables: &Tables) -> Result<
     let mut lock = builders.session(Instant::now() + PATIENCE).await?;
     lock.enter_transaction();
     lock.command("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
-    if !advisory_lock(&lock, tables, &tables.qualified("evaluations")).await? {
+    if !advisory_lock(&lock, tables).await? {
         return Ok(Built::ByAnother);
     }
     // Ends the statement above for good: its snapshot would be waited for by the build, and so for ever.

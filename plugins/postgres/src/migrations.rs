@@ -33,8 +33,7 @@ struct Step {
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause between two looks at a lock that another process holds.
 const POLL: Duration = Duration::from_millis(50);
-/// The first half of the advisory lock, the same for every worker; the second is made of the name of the
-/// tables or the schema.
+/// The first half of the advisory lock, the same for every worker; the second is made of the tables' name.
 pub(crate) const ADVISORY_CLASS: i32 = 0x5357_4d47;
 
 /// The columns that a table of the Python service has after its last migration.
@@ -181,7 +180,7 @@ async fn run(pool: &Pool, tables: &Tables, deadline: Instant) -> Result<()> {
             Err(Failure::Conflict(error)) if Instant::now() + LOCK_TIMEOUT > deadline => {
                 return Err(Error::unavailable(format_args!("the tables are in use, {}", error.message)));
             }
-            // Somebody else holds a lock: on the migration, or on a table.
+            // Somebody else holds a lock, on the migration or on a table, or makes the schema.
             Err(Failure::Conflict(_)) => tokio::time::sleep(POLL).await,
             result => return result.map_err(Failure::into_error),
         }
@@ -197,7 +196,7 @@ async fn run_once(pool: &Pool, tables: &Tables, deadline: Instant) -> Result<(),
             LOCK_TIMEOUT.as_millis()
         ))
         .await?;
-    if !advisory_lock(&session, tables, &tables.qualified("evaluations")).await? {
+    if !advisory_lock(&session, tables).await? {
         return Err(Failure::Conflict(Error::unavailable("another process migrates them")));
     }
     let found = version(&session, tables).await?;
@@ -257,22 +256,24 @@ async fn run_optional(session: &Session, sql: &str) -> Result<(), Failure> {
 
 /// Creates the schema if it is missing: asking for it needs a right that the role may not have otherwise.
 async fn create_schema(session: &Session, tables: &Tables) -> Result<(), Failure> {
-    // Whoever makes tables of another prefix in it has another lock than ours.
-    if !advisory_lock(session, tables, &quoted(tables.schema())).await? {
-        return Err(Failure::Conflict(Error::unavailable("another process makes the schema")));
-    }
     let query = tables.query("SELECT 1 FROM pg_namespace WHERE nspname = $1", &[Type::TEXT]);
-    match session.query(&query, &[&tables.schema()]).await?.is_empty() {
-        true => session.command(&format!("CREATE SCHEMA {}", quoted(tables.schema()))).await,
-        false => Ok(()),
+    if !session.query(&query, &[&tables.schema()]).await?.is_empty() {
+        return Ok(());
     }
+    let created = session.command(&format!("CREATE SCHEMA IF NOT EXISTS {}", quoted(tables.schema()))).await;
+    // Somebody else may make it at the same moment: who makes tables of another prefix has another lock than ours.
+    created.map_err(|failure| match failure {
+        Failure::Data(error) => Failure::Conflict(error),
+        failure => failure,
+    })
 }
 
-/// Takes the lock of a name, which only one process has at a time, until the transaction ends. False if another one has it.
+/// Takes the lock that only one process has at a time, until the transaction ends. False if another one has it.
 ///
 /// It is not waited for: a statement that waits would hold up the index builds of whoever has the lock.
-pub(crate) async fn advisory_lock(session: &Session, tables: &Tables, name: &str) -> Result<bool, Failure> {
+pub(crate) async fn advisory_lock(session: &Session, tables: &Tables) -> Result<bool, Failure> {
     let query = tables.query("SELECT pg_try_advisory_xact_lock($1, hashtext($2))", &[Type::INT4, Type::TEXT]);
+    let name = tables.qualified("evaluations");
     let rows = session.query(&query, &[&ADVISORY_CLASS, &name]).await?;
     Ok(rows.first().is_some_and(|row| row.get(0)))
 }
