@@ -7,7 +7,7 @@
 //! index.redb              what lists and counts need                          (index.rs, shared_index.rs, scan.rs)
 //! log/<number>.log.damaged  a copy of a damaged one, set aside                 (replay.rs)
 //! corrupt/                damaged files, set aside                            (store.rs)
-//! writing/                files on their way into the places of others        (checkpoint.rs)
+//! writing/                files on their way to their places                  (directory.rs, checkpoint.rs)
 //! blobs/                  blobs                                               (blobs.rs)
 //! lock                    held while a process uses the directory             (backend.rs)
 //! ```
